@@ -1,0 +1,259 @@
+"""Every key of the configuration, its type, its default and what it means. Defaults stand here and nowhere else.
+
+`configs/ppo_llama.yaml` shows the same keys to users; a test keeps the two equal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Optional
+
+from omegaconf import MISSING
+
+# OmegaConf reads these annotations at run time, so they are Optional[X], not X | None, for Python 3.10's sake.
+
+
+@dataclass
+class ModelConfig:
+    """Which model, and how it is held."""
+
+    path: str = MISSING  # directory in Hugging Face format, or a hub name
+    dtype: str = "auto"  # auto (bfloat16 on accelerators, float32 on CPU) | float32 | bfloat16
+    attention: str = "auto"  # auto (the device's) | any attn_implementation that transformers knows
+    gradient_checkpointing: bool = False
+    trust_remote_code: bool = False  # runs the model repository's own Python code: only for sources you trust
+
+
+@dataclass
+class OptimConfig:
+    """AdamW and its learning-rate schedule, counted in optimizer steps."""
+
+    lr: float = 1e-5
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    grad_clip: float = 1.0  # global gradient norm; 0 turns clipping off
+    schedule: str = "constant"  # constant | cosine
+    warmup_steps: int = 0
+    warmup_from: float = 0.0  # share of lr that the warm-up starts from (InstructGPT: 0.1)
+    min_lr_ratio: float = 0.1  # share of lr that cosine ends at
+
+
+@dataclass
+class WorkerConfig:
+    """How many workers a role has, and what each of them takes."""
+
+    num_workers: int = 1
+    cpus_per_worker: Optional[float] = None  # Ray CPUs; null: 1 beside an accelerator, 0.1 on a CPU device, where roles take turns
+    threads_per_worker: Optional[int] = None  # null: on CPU the machine's cores / num_workers, as roles take turns; 1 beside an accelerator
+
+
+@dataclass
+class TrainedRole(WorkerConfig):
+    """A role that learns: actor, critic, or the model of SFT and reward training."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    zero_stage: int = 0  # 0 | 1 | 2 | 3
+    micro_batch_tokens: int = 4096  # padded tokens of one forward and backward on one worker
+    optim: OptimConfig = field(default_factory=OptimConfig)
+
+
+@dataclass
+class FrozenRole(WorkerConfig):
+    """A role that only runs forward: reference and reward model."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    zero_stage: int = 0  # 0 | 3
+    micro_batch_tokens: int = 16384
+
+
+@dataclass
+class RewardRole(FrozenRole):
+    """What scores a response: a reward model, or a function instead of it."""
+
+    function: Optional[str] = None  # "package.module:function" or "path/file.py:function"; replaces the model
+    function_timeout_s: float = 60.0
+
+
+@dataclass
+class RolloutConfig(WorkerConfig):
+    """Who samples, and how. num_workers is not used here: num_engines is."""
+
+    backend: str = "vllm"  # vllm | hf
+    num_engines: int = 1
+    dtype: str = "auto"
+    temperature: float = 1.0
+    max_response_tokens: int = 256
+    max_prompt_tokens: int = 256
+    samples_per_prompt: int = 1
+    memory_gib: float = 1.0  # KV cache of an engine on CPU, GiB
+    memory_utilization: float = 0.9  # share of an accelerator's memory an engine may take
+    block_size: int = 32  # tokens of a KV-cache block; on CPU a multiple of 32
+    enforce_eager: Optional[bool] = None  # null: true on CPU, false on accelerators
+    max_batch: int = 256  # sequences an engine runs at once
+
+
+@dataclass
+class WeightsConfig:
+    """How the actor's weights reach the engines, and how that is checked."""
+
+    bucket_mb: int = 256  # MiB of one broadcast
+    verify_every: int = 50  # steps between two parity checks; the first transfer is always checked; 0: only the first
+    verify_sequences: int = 4
+    tolerance: float = 0.0  # largest |difference| of a log-probability, nats; 0: 1e-3 in float32, 0.15 in bfloat16
+    timeout_s: float = 300.0
+
+
+@dataclass
+class KLConfig:
+    """The penalty that keeps the policy near the reference."""
+
+    coef: float = 0.02
+    controller: str = "fixed"  # fixed | adaptive
+    target: float = 6.0  # adaptive: nats a sequence
+    horizon: int = 10000  # adaptive: samples over which the coefficient moves
+
+
+@dataclass
+class PPOAlgoConfig:
+    """PPO, after InstructGPT (arXiv 2203.02155, appendix C.4) and arXiv 2403.17031."""
+
+    steps: int = 100
+    prompts_per_step: int = 512
+    minibatch_size: int = 64  # sequences of one optimizer step, over all workers
+    epochs: int = 1
+    clip: float = 0.2
+    value_clip: float = 0.2  # 0 turns value clipping off
+    gamma: float = 1.0
+    lam: float = 0.95
+    whiten_advantages: bool = True
+    whiten_rewards: bool = False
+    missing_eos_penalty: float = 0.0  # taken from the score of a response without end-of-sequence token
+    score_clip: float = 0.0  # scores are clipped to +- this; 0: off
+    normalize_scores: bool = False  # subtract the running mean, divide by the running standard deviation
+    critic_warmup_steps: int = 0  # first steps, in which only the critic learns
+    kl: KLConfig = field(default_factory=KLConfig)
+
+
+@dataclass
+class RunConfig:
+    """Where a run lives, and how often it looks at itself."""
+
+    name: str = MISSING
+    dir: str = "runs"
+    seed: int = 1
+    device: str = "auto"  # auto | cuda | npu | cpu
+    resume: bool = False  # go on from the newest checkpoint of runs/<name>
+    overwrite: bool = False  # replace runs/<name> where it exists already
+    save_every: int = 0  # steps between checkpoints; 0: only at the end and when stopped
+    keep_checkpoints: int = 2
+    eval_every: int = 0  # steps between evaluations; 0: only before and after
+    samples_every: int = 10  # steps between entries of samples.jsonl; 0: never
+    samples_count: int = 8  # samples of one entry
+    tensorboard: bool = True
+
+
+@dataclass
+class ClusterConfig:
+    """The Ray cluster, and how long anything may take."""
+
+    address: Optional[str] = None  # null: RAY_ADDRESS or the job's cluster, else a local one is started and stopped again
+    placement_timeout_s: float = 120.0
+    start_timeout_s: float = 900.0  # loading models and engines
+    call_timeout_s: float = 3600.0  # any one phase of a step
+    object_store_gib: float = 1.0  # of a local cluster that this run starts
+
+
+@dataclass
+class PromptData:
+    """Prompts for PPO."""
+
+    path: str = MISSING  # .jsonl, .parquet, or a hub name
+    split: str = "train"
+    eval_path: Optional[str] = None  # held-out prompts; null: the last eval_count of path are held out
+    eval_split: str = "test"
+    eval_count: int = 128
+
+
+@dataclass
+class DemonstrationData:
+    """Prompts with answers, for SFT."""
+
+    path: str = MISSING
+    split: str = "train"
+    eval_path: Optional[str] = None  # null: the last eval_count of path are held out
+    eval_split: str = "test"
+    eval_count: int = 256
+    max_tokens: int = 512  # prompt and response; longer examples are an error unless truncate
+    truncate: bool = False
+
+
+@dataclass
+class ComparisonData:
+    """K-way rankings, for the reward model."""
+
+    path: str = MISSING
+    split: str = "train"
+    extra_path: Optional[str] = None  # further comparisons, mixed in
+    eval_path: Optional[str] = None  # null: the last eval_count of path are held out
+    eval_split: str = "test"
+    eval_count: int = 256
+    max_tokens: int = 512
+    truncate: bool = False
+
+
+@dataclass
+class SFTTraining:
+    """Step 1."""
+
+    epochs: float = 1.0
+    max_steps: int = 0  # 0: as epochs say
+    batch_size: int = 64  # examples of one optimizer step, over all workers
+
+
+@dataclass
+class RewardTraining:
+    """Step 2 (arXiv 2203.02155, section 3.5 and appendix C.2)."""
+
+    epochs: float = 1.0
+    max_steps: int = 0
+    batch_size: int = 64  # prompts of one optimizer step; all C(K,2) pairs of a prompt are one element
+
+
+@dataclass
+class SFTConfig:
+    """`launch/sft_llama.py`."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    data: DemonstrationData = field(default_factory=DemonstrationData)
+    actor: TrainedRole = field(default_factory=TrainedRole)
+    sft: SFTTraining = field(default_factory=SFTTraining)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+
+
+@dataclass
+class RewardConfig:
+    """`launch/reward_llama.py`."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    data: ComparisonData = field(default_factory=ComparisonData)
+    reward: TrainedRole = field(default_factory=TrainedRole)
+    training: RewardTraining = field(default_factory=RewardTraining)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+
+
+@dataclass
+class PPOConfig:
+    """`launch/ppo_llama.py`."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    data: PromptData = field(default_factory=PromptData)
+    actor: TrainedRole = field(default_factory=TrainedRole)
+    critic: TrainedRole = field(default_factory=TrainedRole)
+    reward: RewardRole = field(default_factory=RewardRole)
+    reference: FrozenRole = field(default_factory=FrozenRole)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    weights: WeightsConfig = field(default_factory=WeightsConfig)
+    ppo: PPOAlgoConfig = field(default_factory=PPOAlgoConfig)
+    judge: Optional[str] = None  # independent scorer of the evaluation, "package.module:function"; never trained on
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)

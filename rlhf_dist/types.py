@@ -1,0 +1,393 @@
+"""The data that flows between the stages of a step, one frozen type a stage.
+
+Nothing here is padded. The tokens of a batch of B sequences are one 1-D tensor with the lengths beside it, so
+there is no mask to get wrong and no padding to carry; padding and packing happen inside an engine's forward only.
+
+Sizes used in every docstring of the package:
+
+* ``B``: sequences in the batch,
+* ``T``: tokens of all its sequences, prompt and response,
+* ``R``: response tokens of all its sequences.
+
+The way of the data is ``Prompts -> Sequences -> Experience -> TrainBatch``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+def ragged_indices(lengths: Tensor, index: Tensor) -> Tensor:
+    """Positions, in the flat tensor that ``lengths`` describe, of the rows that ``index`` picks, in its order.
+
+    Args:
+        lengths: ``[B]`` int64, the length of each row.
+        index: ``[N]`` int64, the rows wanted; a row may be wanted twice.
+
+    Returns:
+        ``[sum(lengths[index])]`` int64.
+    """
+    starts = torch.cumsum(lengths, 0) - lengths
+    picked = lengths[index]
+    offsets = torch.cumsum(picked, 0) - picked
+    within = torch.arange(int(picked.sum()), dtype=torch.int64) - torch.repeat_interleave(offsets, picked)
+    return torch.repeat_interleave(starts[index], picked) + within
+
+
+class Ragged:
+    """What all stage types share: rows may be selected and batches joined, field by field.
+
+    A subclass says in ``_layout`` which of its lengths each tensor field follows: ``"row"`` for one value a
+    sequence, else the name of the property that gives ``[B]`` lengths.
+    """
+
+    _layout: ClassVar[dict[str, str]]
+
+    def __len__(self) -> int:
+        """B, the number of sequences."""
+        raise NotImplementedError
+
+    def select(self, index: Tensor | Sequence[int]) -> Self:
+        """The batch of the rows in ``index`` ([N] int64), in that order."""
+        rows = torch.as_tensor(index, dtype=torch.int64)
+        picked: dict[str, object] = {}
+        for field in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if isinstance(value, Ragged):
+                picked[field.name] = value.select(rows)
+                continue
+            along = self._layout[field.name]
+            where = rows if along == "row" else ragged_indices(getattr(self, along), rows)
+            picked[field.name] = value[where]
+        return type(self)(**picked)
+
+    @classmethod
+    def cat(cls, parts: Sequence[Self]) -> Self:
+        """One batch of all rows of ``parts``, in order. ``parts`` must not be empty."""
+        joined: dict[str, object] = {}
+        for field in fields(cls):  # type: ignore[arg-type]
+            values = [getattr(part, field.name) for part in parts]
+            first = values[0]
+            joined[field.name] = type(first).cat(values) if isinstance(first, Ragged) else torch.cat(values)
+        return cls(**joined)
+
+
+def _check(name: str, tensor: Tensor, size: int) -> None:
+    if tensor.dim() != 1 or tensor.numel() != size:
+        raise ValueError(f"{name} has shape {list(tensor.shape)}, expected [{size}]")
+
+
+@dataclass(frozen=True)
+class Prompts(Ragged):
+    """Tokenized prompts on their way to the rollout.
+
+    Attributes:
+        tokens: ``[T]`` int64, all prompts one after another.
+        lengths: ``[B]`` int64, tokens of each.
+        ids: ``[B]`` int64, the sample's own number in the run: what its random seed is made from, so a sample
+            does not depend on which engine draws it, nor on what else is in the batch.
+        rows: ``[B]`` int64, the row of the data set each prompt stands in.
+    """
+
+    tokens: Tensor
+    lengths: Tensor
+    ids: Tensor
+    rows: Tensor
+
+    _layout: ClassVar = {"tokens": "lengths", "lengths": "row", "ids": "row", "rows": "row"}
+
+    def __post_init__(self) -> None:
+        _check("lengths", self.lengths, self.ids.numel())
+        _check("rows", self.rows, self.ids.numel())
+        _check("tokens", self.tokens, int(self.lengths.sum()))
+
+    def __len__(self) -> int:
+        return self.lengths.numel()
+
+    def token_lists(self) -> list[list[int]]:
+        """The prompts as B lists of token ids."""
+        return [row.tolist() for row in torch.split(self.tokens, self.lengths.tolist())]
+
+
+@dataclass(frozen=True)
+class Sequences(Ragged):
+    """Prompts with their responses, and what the rollout knew when it sampled them.
+
+    Attributes:
+        tokens: ``[T]`` int64, prompt then response of each sequence. The end-of-sequence token, where it was
+            sampled, is the response's last token.
+        prompt_lengths: ``[B]`` int64.
+        response_lengths: ``[B]`` int64, at least 1 each.
+        rollout_logprobs: ``[R]`` float32, nats, the sampling distribution's log-probability of each response
+            token as the rollout engine computed it.
+        finished: ``[B]`` bool, true where the end-of-sequence token was sampled, false where the length limit
+            cut the response.
+        weight_version: ``[B]`` int64, the version of the weights that sampled the sequence.
+        rows: ``[B]`` int64, the row of the data set the prompt stands in.
+    """
+
+    tokens: Tensor
+    prompt_lengths: Tensor
+    response_lengths: Tensor
+    rollout_logprobs: Tensor
+    finished: Tensor
+    weight_version: Tensor
+    rows: Tensor
+
+    _layout: ClassVar = {
+        "tokens": "lengths",
+        "prompt_lengths": "row",
+        "response_lengths": "row",
+        "rollout_logprobs": "response_lengths",
+        "finished": "row",
+        "weight_version": "row",
+        "rows": "row",
+    }
+
+    def __post_init__(self) -> None:
+        size = self.prompt_lengths.numel()
+        for name in ("response_lengths", "finished", "weight_version", "rows"):
+            _check(name, getattr(self, name), size)
+        _check("tokens", self.tokens, int(self.lengths.sum()))
+        _check("rollout_logprobs", self.rollout_logprobs, int(self.response_lengths.sum()))
+
+    def __len__(self) -> int:
+        return self.prompt_lengths.numel()
+
+    @property
+    def lengths(self) -> Tensor:
+        """``[B]`` int64, tokens of each sequence, prompt and response."""
+        return self.prompt_lengths + self.response_lengths
+
+    @property
+    def response_index(self) -> Tensor:
+        """``[R]`` int64, where each response token stands in ``tokens``."""
+        ends = torch.cumsum(self.lengths, 0)
+        starts = ends - self.response_lengths
+        offsets = torch.cumsum(self.response_lengths, 0) - self.response_lengths
+        within = torch.arange(int(self.response_lengths.sum()), dtype=torch.int64)
+        return within + torch.repeat_interleave(starts - offsets, self.response_lengths)
+
+    def response_lists(self) -> list[list[int]]:
+        """The responses as B lists of token ids, end-of-sequence token included."""
+        flat = self.tokens[self.response_index]
+        return [row.tolist() for row in torch.split(flat, self.response_lengths.tolist())]
+
+    def prompt_lists(self) -> list[list[int]]:
+        """The prompts as B lists of token ids."""
+        rows = torch.split(self.tokens, self.lengths.tolist())
+        return [row[:n].tolist() for row, n in zip(rows, self.prompt_lengths.tolist(), strict=True)]
+
+
+@dataclass(frozen=True)
+class Experience(Ragged):
+    """Sequences with what actor, reference, critic and reward model say of them.
+
+    Attributes:
+        sequences: the batch.
+        logprobs: ``[R]`` float32, nats, the actor's log-probabilities at the weights that sampled (the "old" ones).
+        ref_logprobs: ``[R]`` float32, nats, the frozen reference's.
+        values: ``[R]`` float32, the critic's value of the state before each response token.
+        scores: ``[B]`` float32, the reward model's score of each sequence.
+    """
+
+    sequences: Sequences
+    logprobs: Tensor
+    ref_logprobs: Tensor
+    values: Tensor
+    scores: Tensor
+
+    _layout: ClassVar = {
+        "logprobs": "response_lengths",
+        "ref_logprobs": "response_lengths",
+        "values": "response_lengths",
+        "scores": "row",
+    }
+
+    def __post_init__(self) -> None:
+        size = int(self.response_lengths.sum())
+        for name in ("logprobs", "ref_logprobs", "values"):
+            _check(name, getattr(self, name), size)
+        _check("scores", self.scores, len(self))
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    @property
+    def response_lengths(self) -> Tensor:
+        """``[B]`` int64."""
+        return self.sequences.response_lengths
+
+
+@dataclass(frozen=True)
+class TrainBatch(Ragged):
+    """What actor and critic learn from.
+
+    Attributes:
+        sequences: the batch.
+        logprobs: ``[R]`` float32, nats, the actor's at sampling time: the ratio's denominator.
+        values: ``[R]`` float32, the critic's at sampling time: the centre of value clipping.
+        advantages: ``[R]`` float32.
+        returns: ``[R]`` float32, what the critic regresses on.
+    """
+
+    sequences: Sequences
+    logprobs: Tensor
+    values: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+    _layout: ClassVar = {
+        "logprobs": "response_lengths",
+        "values": "response_lengths",
+        "advantages": "response_lengths",
+        "returns": "response_lengths",
+    }
+
+    def __post_init__(self) -> None:
+        size = int(self.response_lengths.sum())
+        for name in self._layout:
+            _check(name, getattr(self, name), size)
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    @property
+    def response_lengths(self) -> Tensor:
+        """``[B]`` int64."""
+        return self.sequences.response_lengths
+
+
+@dataclass(frozen=True)
+class Demonstrations(Ragged):
+    """Tokenized prompts with the answers a model should imitate (step 1).
+
+    Attributes:
+        tokens: ``[T]`` int64, prompt then response of each.
+        prompt_lengths: ``[B]`` int64.
+        response_lengths: ``[B]`` int64.
+    """
+
+    tokens: Tensor
+    prompt_lengths: Tensor
+    response_lengths: Tensor
+
+    _layout: ClassVar = {"tokens": "lengths", "prompt_lengths": "row", "response_lengths": "row"}
+
+    def __post_init__(self) -> None:
+        _check("response_lengths", self.response_lengths, self.prompt_lengths.numel())
+        _check("tokens", self.tokens, int(self.lengths.sum()))
+
+    def __len__(self) -> int:
+        return self.prompt_lengths.numel()
+
+    @property
+    def lengths(self) -> Tensor:
+        """``[B]`` int64, tokens of each sequence, prompt and response."""
+        return self.prompt_lengths + self.response_lengths
+
+
+@dataclass(frozen=True)
+class Comparisons(Ragged):
+    """K-way rankings (step 2): one row is one prompt with its K answers.
+
+    Attributes:
+        tokens: ``[T]`` int64, the sequences (prompt and answer) of all rows one after another.
+        token_counts: ``[N]`` int64, tokens of each of the N answers (with its prompt).
+        ranks: ``[N]`` int64, 1 is best, equal ranks are a tie.
+        answers: ``[B]`` int64, K of each row; sums to N.
+        tokens_per_row: ``[B]`` int64, tokens of each row.
+    """
+
+    tokens: Tensor
+    token_counts: Tensor
+    ranks: Tensor
+    answers: Tensor
+    tokens_per_row: Tensor
+
+    _layout: ClassVar = {
+        "tokens": "tokens_per_row",
+        "token_counts": "answers",
+        "ranks": "answers",
+        "answers": "row",
+        "tokens_per_row": "row",
+    }
+
+    def __post_init__(self) -> None:
+        answers = int(self.answers.sum())
+        _check("token_counts", self.token_counts, answers)
+        _check("ranks", self.ranks, answers)
+        _check("tokens_per_row", self.tokens_per_row, self.answers.numel())
+        _check("tokens", self.tokens, int(self.token_counts.sum()))
+
+    def __len__(self) -> int:
+        return self.answers.numel()
+
+
+@dataclass(frozen=True)
+class ActorStats:
+    """What one `train` call of the actor group reports, over all its minibatches and epochs.
+
+    Attributes:
+        loss: mean clipped surrogate over response tokens.
+        clip_fraction: share of response tokens whose ratio lay outside ``1 +- clip``.
+        approx_kl: nats a token, Schulman's k3 estimate between the sampling and the updated policy.
+        entropy: nats a token, of the policy's distribution at sampling temperature.
+        grad_norm: mean over optimizer steps of the global gradient norm before clipping.
+        lr: learning rate of the last optimizer step.
+        optimizer_steps: how many were taken.
+    """
+
+    loss: float
+    clip_fraction: float
+    approx_kl: float
+    entropy: float
+    grad_norm: float
+    lr: float
+    optimizer_steps: int
+
+
+@dataclass(frozen=True)
+class CriticStats:
+    """What one `train` call of the critic group reports.
+
+    Attributes:
+        loss: mean (clipped) squared error over response tokens, halved.
+        clip_fraction: share of response tokens where the clipped error was the larger one.
+        grad_norm: mean over optimizer steps of the global gradient norm before clipping.
+        lr: learning rate of the last optimizer step.
+        optimizer_steps: how many were taken.
+    """
+
+    loss: float
+    clip_fraction: float
+    grad_norm: float
+    lr: float
+    optimizer_steps: int
+
+
+@dataclass(frozen=True)
+class SupervisedStats:
+    """What one optimizer step of SFT or reward-model training reports.
+
+    Attributes:
+        loss: the step's loss (nats a token for SFT, nats a prompt for the ranking loss).
+        accuracy: share of next tokens (SFT) or of pairs (reward model) that are right.
+        grad_norm: global gradient norm before clipping.
+        lr: learning rate of the step.
+        tokens: tokens in the step's batch.
+    """
+
+    loss: float
+    accuracy: float
+    grad_norm: float
+    lr: float
+    tokens: int
