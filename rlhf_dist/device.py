@@ -6,9 +6,11 @@ configuration can be checked on a machine that has none.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from rlhf_dist.errors import UserError
@@ -78,6 +80,22 @@ class Device:
         """Gives cached device memory back."""
         if self.is_accelerator:
             self.module().empty_cache()
+
+    def process_group(self, store: torch.distributed.Store, rank: int, size: int, timeout: timedelta) -> Any:
+        """A collective group of this kind of device beside the process's default one, as torch's Backend object.
+
+        Blocks until all ``size`` processes have called it with the same ``store``; ``timeout`` also bounds each of
+        its collectives.
+        """
+        if not self.is_accelerator:
+            from torch.distributed import ProcessGroupGloo
+
+            return ProcessGroupGloo(store, rank, size, timeout)
+        home = "torch_npu._C._distributed_c10d" if self.name == "npu" else "torch.distributed"
+        group = getattr(importlib.import_module(home), f"ProcessGroup{self.collective.upper()}")
+        options = group.Options()
+        options._timeout = timeout
+        return group(store, rank, size, options)
 
     def seed(self, seed: int) -> None:
         """Seeds torch's generators, this device's included."""

@@ -375,15 +375,32 @@ class CriticStats:
 
 
 @dataclass(frozen=True)
-class SupervisedStats:
-    """What one optimizer step of SFT or reward-model training reports.
+class LanguageStats:
+    """What one optimizer step of SFT reports.
 
     Attributes:
-        loss: the step's loss (nats a token for SFT, nats a prompt for the ranking loss).
-        accuracy: share of next tokens (SFT) or of pairs (reward model) that are right.
+        loss: nats a response token, over all workers.
         grad_norm: global gradient norm before clipping.
         lr: learning rate of the step.
-        tokens: tokens in the step's batch.
+        tokens: prompt and response tokens of the step's batch.
+    """
+
+    loss: float
+    grad_norm: float
+    lr: float
+    tokens: int
+
+
+@dataclass(frozen=True)
+class RankingStats:
+    """What one optimizer step of reward-model training reports.
+
+    Attributes:
+        loss: nats, mean over prompts of the mean over their pairs.
+        accuracy: share of pairs ranked right, before the step.
+        grad_norm: global gradient norm before clipping.
+        lr: learning rate of the step.
+        tokens: tokens of the step's batch.
     """
 
     loss: float

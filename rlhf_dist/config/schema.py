@@ -99,8 +99,7 @@ class WeightsConfig:
 
     bucket_mb: int = 256  # MiB of one broadcast
     verify_every: int = 50  # steps between two parity checks; the first transfer is always checked; 0: only the first
-    verify_sequences: int = 4
-    tolerance: float = 0.0  # largest |difference| of a log-probability, nats; 0: 1e-3 in float32, 0.15 in bfloat16
+    tolerance: Optional[float] = None  # largest mean difference of a sequence's log-probabilities, nats; null: 1e-3 in float32, 0.15 in bfloat16
     timeout_s: float = 300.0
 
 

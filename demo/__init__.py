@@ -1,0 +1,1 @@
+"""The demo: positive movie reviews. Text, base model, data sets and judge."""

@@ -1,0 +1,295 @@
+"""Makes the demo's base model: a byte-level BPE of 2048 tokens and a small Llama, from review text.
+
+    python -m demo.pretrain --minutes 70
+
+Runs on the CPU, saves its state every few minutes, and goes on from there when started again.
+At the end it writes the model and the tokenizer in Hugging Face format.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import random
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from demo import texts
+
+HERE = Path(__file__).resolve().parent
+VOCABULARY = 2048
+BOS, EOS, PAD = "<s>", "</s>", "<pad>"
+CONTEXT = 256  # positions the model may use; training windows are shorter
+
+
+@dataclass(frozen=True)
+class Text:
+    """Documents for one model: whole reviews and single sentences, for training and for measuring."""
+
+    reviews: list[str]
+    sentences: list[str]
+    held_out_reviews: list[str]
+    held_out_sentences: list[str]
+
+
+def collect(corpus: texts.Corpus) -> Text:
+    """Takes the writing parts of the corpus; the rated snippets stay out altogether."""
+
+    def single(imdb: list[texts.Review], rotten: list[texts.Review], repeat: int) -> list[str]:
+        found = [s for review in imdb for s in texts.sentences(review.text)]
+        return found + [review.text for review in rotten] * repeat
+
+    return Text(
+        [review.text for review in corpus.imdb_train],
+        single(corpus.imdb_train, corpus.rt_train, repeat=4),
+        [review.text for review in corpus.imdb_held_out],
+        single(corpus.imdb_held_out, corpus.rt_held_out, repeat=1),
+    )
+
+
+def train_tokenizer(documents: list[str]) -> PreTrainedTokenizerFast:
+    """Trains a byte-level BPE. It puts BOS in front of a text, and EOS nowhere by itself.
+
+    A blank is added in front of every text, so that a word has the same token at the start of
+    a sentence as inside it.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=[BOS, EOS, PAD],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(documents, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, 0)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=PAD,
+        model_max_length=CONTEXT,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """A Llama of 3.1M parameters. Heads of 32: the smallest that vLLM's CPU attention knows."""
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=256,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=8,
+        num_key_value_heads=8,
+        head_dim=32,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        attn_implementation="sdpa",
+    )
+    return LlamaForCausalLM(config)
+
+
+class Stream:
+    """Endless windows of one kind of document: shuffled, joined with BOS and EOS, cut to length."""
+
+    def __init__(self, documents: list[np.ndarray], window: int, seed: int) -> None:
+        self.documents, self.window = documents, window
+        self.random = np.random.default_rng(seed)
+        self.tokens = np.zeros(0, dtype=np.int64)
+        self.place = 0
+
+    def next(self) -> np.ndarray:
+        """Returns the next `window` tokens; the documents are shuffled anew each time round."""
+        if self.place + self.window > len(self.tokens):
+            order = self.random.permutation(len(self.documents))
+            fresh = np.concatenate([self.documents[i] for i in order])
+            self.tokens = np.concatenate([self.tokens[self.place :], fresh])
+            self.place = 0
+        start, self.place = self.place, self.place + self.window
+        return self.tokens[start : self.place]
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, documents: list[str]) -> list[np.ndarray]:
+    """Token ids of each document, between BOS and EOS."""
+    rows = tokenizer.backend_tokenizer.encode_batch_fast(documents)
+    return [np.array([*row.ids, tokenizer.eos_token_id], dtype=np.int64) for row in rows]
+
+
+def schedule(done: float) -> tuple[float, float]:
+    """For the part of the time that is done, 0..1: factor on the learning rate, share of whole reviews.
+
+    The rate is warmed up, held, and cooled down to nothing over the last half; the sentences take
+    over while it cools, because they are what the demo writes.
+    """
+    rate = min(1.0, done / 0.01) if done < 0.5 else max(0.02, 2 * (1 - done))
+    return rate, 0.8 if done < 0.5 else 0.8 - 0.8 * (done - 0.5)
+
+
+@torch.no_grad()
+def held_out_loss(model: LlamaForCausalLM, documents: list[np.ndarray], window: int) -> float:
+    """Mean loss per token in nats over (at most 256 windows of) documents not trained on."""
+    model.eval()
+    tokens = np.concatenate(documents)[: 256 * window]
+    rows = torch.from_numpy(tokens[: len(tokens) // window * window].reshape(-1, window))
+    losses = [model(input_ids=part, labels=part, use_cache=False).loss.item() for part in rows.split(32)]
+    model.train()
+    return sum(losses) / len(losses)
+
+
+def write_atomically(folder: Path, fill) -> None:  # noqa: ANN001 - a function of a Path
+    """Lets `fill` write into a folder beside the target, then puts it in the target's place."""
+    beside = folder.with_name(folder.name + ".new")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    fill(beside)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(beside, folder)
+
+
+def train(args: argparse.Namespace, text: Text, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """Trains until the time is over; `args.work` keeps the state, from which a new start goes on."""
+    torch.manual_seed(1)
+    model = new_model(tokenizer)
+    print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f}M parameters", flush=True)
+    groups = [
+        {"params": [p for p in model.parameters() if p.dim() > 1], "weight_decay": 0.1},
+        {"params": [p for p in model.parameters() if p.dim() == 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.95), fused=True)
+    state = {"step": 0, "seconds": 0.0}
+    saved = args.work / "state" / "state.pt"
+    if saved.exists():
+        kept = torch.load(saved)
+        model.load_state_dict(kept["model"])
+        optimizer.load_state_dict(kept["optimizer"])
+        state = kept["state"]
+        print(f"goes on from step {state['step']}", flush=True)
+
+    reviews = Stream(encode(tokenizer, text.reviews), args.window, seed=1 + state["step"])
+    single = Stream(encode(tokenizer, text.sentences), args.window, seed=2 + state["step"])
+    held_reviews = encode(tokenizer, text.held_out_reviews)
+    held_single = encode(tokenizer, text.held_out_sentences)
+    tokens_of = [sum(map(len, stream.documents)) for stream in (reviews, single)]
+    print(f"training tokens: {tokens_of[0]} in reviews, {tokens_of[1]} in sentences", flush=True)
+
+    def loss_of(rows: torch.Tensor) -> torch.Tensor:
+        return model(input_ids=rows, labels=rows, use_cache=False).loss
+
+    forward = torch.compile(loss_of) if args.compile else loss_of
+    mix = random.Random(3 + state["step"])
+    begin = last_save = last_print = time.monotonic() - state["seconds"]
+    last_save = last_print = time.monotonic()
+    losses: list[float] = []
+    while True:
+        state["seconds"] = time.monotonic() - begin
+        done = state["seconds"] / (60 * args.minutes)
+        if done >= 1 or state["step"] == args.max_steps:
+            break
+        factor, share = schedule(done)
+        for group in optimizer.param_groups:
+            group["lr"] = args.lr * factor
+        rows = [(reviews if mix.random() < share else single).next() for _ in range(args.batch)]
+        loss = forward(torch.from_numpy(np.stack(rows)))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+        state["step"] += 1
+        now = time.monotonic()
+        if now - last_print > 30:
+            speed = len(losses) * args.batch * args.window / (now - last_print)
+            print(
+                f"step {state['step']} time {done:.3f} loss {sum(losses) / len(losses):.4f} "
+                f"lr {args.lr * factor:.2e} tokens/s {speed:.0f}",
+                flush=True,
+            )
+            losses, last_print = [], now
+        if now - last_save > 60 * args.save_minutes:
+            kept = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "state": state}
+            write_atomically(saved.parent, lambda beside, kept=kept: torch.save(kept, beside / "state.pt"))
+            write_atomically(args.work / "latest", lambda beside: write_model(beside, model, tokenizer))
+            long, short = (held_out_loss(model, part, args.window) for part in (held_reviews, held_single))
+            print(f"step {state['step']} held-out: reviews {long:.4f}, sentences {short:.4f}", flush=True)
+            last_save = last_print = time.monotonic()
+            losses = []
+    result = {
+        "steps": state["step"],
+        "tokens": state["step"] * args.batch * args.window,
+        "minutes": round(state["seconds"] / 60, 1),
+        "held_out_loss_reviews": round(held_out_loss(model, held_reviews, args.window), 4),
+        "held_out_loss_sentences": round(held_out_loss(model, held_single, args.window), 4),
+        "held_out_perplexity_sentences": round(math.exp(held_out_loss(model, held_single, args.window)), 2),
+    }
+    print(json.dumps(result), flush=True)
+    return model
+
+
+def write_model(folder: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Writes config, weights (in bfloat16: half the size) and tokenizer in Hugging Face format."""
+    copy = LlamaForCausalLM(model.config).to(torch.bfloat16)
+    copy.load_state_dict({name: value.to(torch.bfloat16) for name, value in model.state_dict().items()})
+    copy.generation_config = GenerationConfig(
+        do_sample=True,
+        temperature=1.0,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    copy.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def main() -> None:
+    """Reads the command line, trains tokenizer and model, and writes them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=72, help="time for training, on two cores")
+    parser.add_argument("--out", type=Path, default=HERE / "base", help="where the model goes")
+    parser.add_argument("--work", type=Path, default=HERE / "build", help="where the state is kept")
+    parser.add_argument("--archives", type=Path, default=HERE / "data" / "archives", help="the fetched archives")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--batch", type=int, default=16, help="windows in a step")
+    parser.add_argument("--window", type=int, default=128, help="tokens in a window")
+    parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--save-minutes", type=float, default=5)
+    parser.add_argument("--max-steps", type=int, default=-1, help="ends earlier, for a test")
+    parser.add_argument("--compile", action="store_true", help="uses torch.compile; pays where it is not memory bound")
+    args = parser.parse_args()
+
+    torch.set_num_threads(args.threads)
+    text = collect(texts.load(*texts.fetch(args.archives)))
+    args.work.mkdir(parents=True, exist_ok=True)
+    folder = args.work / "tokenizer"
+    if not folder.exists():
+        fresh = train_tokenizer(text.reviews + text.sentences)
+        write_atomically(folder, lambda beside: fresh.save_pretrained(beside))
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    model = train(args, text, tokenizer)
+
+    def fill(beside: Path) -> None:
+        write_model(beside, model, tokenizer)
+        if (args.out / "README.md").exists():
+            shutil.copy(args.out / "README.md", beside)
+
+    write_atomically(args.out, fill)
+
+
+if __name__ == "__main__":
+    main()

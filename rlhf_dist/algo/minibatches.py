@@ -1,0 +1,22 @@
+"""How a batch is cut into the minibatches of PPO's inner loop."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def minibatch_plan(size: int, minibatch_size: int, epochs: int, seed: int) -> list[Tensor]:
+    """Rows of each optimizer step: every epoch a fresh shuffle of all ``size`` rows, cut into near-equal parts.
+
+    ``ceil(size / minibatch_size)`` parts an epoch, whose sizes differ by one at most: no row is dropped, and there
+    is no small last minibatch with a noisy gradient.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    parts = math.ceil(size / minibatch_size)
+    plan: list[Tensor] = []
+    for _ in range(epochs):
+        plan.extend(torch.tensor_split(torch.randperm(size, generator=generator), parts))
+    return plan

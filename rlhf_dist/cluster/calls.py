@@ -1,0 +1,105 @@
+"""Calling worker groups, and waiting for them with a deadline."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import ray
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError, WorkerCrashedError
+
+from rlhf_dist.errors import RunError, UserError
+
+if TYPE_CHECKING:
+    from rlhf_dist.cluster.group import WorkerGroup
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """One method call on every worker of a group, not yet made.
+
+    Attributes:
+        group: whose workers.
+        method: name of the engine's method.
+        args: for each worker its arguments.
+        combine: the workers' answers, in rank order, to the call's result.
+    """
+
+    group: WorkerGroup
+    method: str
+    args: Sequence[tuple[Any, ...]]
+    combine: Callable[[list[Any]], T]
+
+
+def same_args(group: WorkerGroup, *args: Any) -> list[tuple[Any, ...]]:
+    """The same arguments for every worker, each put into the object store once."""
+    shared = tuple(ray.put(arg) for arg in args)
+    return [shared] * group.size
+
+
+def run_calls(calls: Sequence[Call[Any]], timeout_s: float) -> list[Any]:
+    """Makes all calls at once and waits for every answer.
+
+    Raises:
+        RunError: a worker died or failed, or the deadline passed; the text names the workers waited for.
+        UserError: a worker found a mistake of the user's.
+    """
+    waiting: dict[Any, tuple[int, int]] = {}
+    for c, call in enumerate(calls):
+        for w, (worker, args) in enumerate(zip(call.group.workers, call.args, strict=True)):
+            waiting[worker.call.remote(call.method, *args)] = (c, w)
+    answers = collect(
+        {ref: calls[c].group.worker_names[w] for ref, (c, w) in waiting.items()},
+        "/".join(call.method for call in calls),
+        timeout_s,
+        {name: log for call in calls for name, log in zip(call.group.worker_names, call.group.logs, strict=True)},
+    )
+    parts: list[list[Any]] = [[None] * call.group.size for call in calls]
+    for ref, (c, w) in waiting.items():
+        parts[c][w] = answers[ref]
+    return [call.combine(part) for call, part in zip(calls, parts, strict=True)]
+
+
+def collect(names: dict[Any, str], what: str, timeout_s: float, logs: dict[str, str]) -> dict[Any, Any]:
+    """Waits for all references; the first failure ends the waiting, whoever else is still at work.
+
+    Args:
+        names: for each reference, the worker that owes it.
+        what: was asked of them, for messages.
+        timeout_s: seconds to wait for all of them together.
+        logs: each worker's log file.
+    """
+    deadline = time.monotonic() + timeout_s
+    pending, answers = list(names), {}
+    while pending:
+        left = deadline - time.monotonic()
+        done, pending = ray.wait(pending, num_returns=1, timeout=max(left, 0.0))
+        if not done:
+            late = ", ".join(sorted(names[ref] for ref in pending))
+            raise RunError(f"{what}: no answer from {late} within {timeout_s:g} s", _tails(late.split(", "), logs))
+        for ref in done:
+            answers[ref] = _get(ref, names[ref], what, logs)
+    return answers
+
+
+def _get(ref: Any, name: str, what: str, logs: dict[str, str]) -> Any:
+    try:
+        return ray.get(ref)
+    except (ActorDiedError, ActorUnavailableError, WorkerCrashedError) as error:
+        raise RunError(f"worker {name} died during {what} (its log: {logs[name]})", _tails([name], logs)) from error
+    except RayTaskError as error:
+        cause = error.cause if isinstance(error.cause, Exception) else error
+        if isinstance(cause, UserError | RunError):
+            raise cause from None
+        text = f"worker {name} failed in {what}: {type(cause).__name__}: {cause}"
+        raise RunError(text.splitlines()[0], str(error)) from error
+
+
+def _tails(workers: list[str], logs: dict[str, str]) -> str:
+    from rlhf_dist.chatter import tail
+
+    return "\n".join(f"--- last lines of {name} ({logs[name]})\n{tail(logs[name], 15)}" for name in workers)

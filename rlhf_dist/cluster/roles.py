@@ -1,0 +1,136 @@
+"""The roles as the controller sees them: methods that make a :class:`Call`, shapes in, shapes out, no Ray."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlhf_dist.cluster.calls import Call, same_args
+from rlhf_dist.cluster.group import WorkerGroup, reassemble
+from rlhf_dist.rollout.protocol import SamplingOptions
+from rlhf_dist.types import (
+    ActorStats,
+    Comparisons,
+    CriticStats,
+    Demonstrations,
+    LanguageStats,
+    Prompts,
+    RankingStats,
+    Sequences,
+    TrainBatch,
+)
+
+
+def _first(answers: list[Any]) -> Any:
+    return answers[0]
+
+
+class Role:
+    """What all roles share."""
+
+    def __init__(self, group: WorkerGroup) -> None:
+        self.group = group
+
+    def _everyone(self, method: str, *args: Any) -> Call[Any]:
+        """The same call on every worker; the first one's answer counts, as all give the same."""
+        return Call(self.group, method, same_args(self.group, *args), _first)
+
+    def _scatter(self, method: str, batch: Any, lengths: Tensor, outputs: Tensor) -> Call[Tensor]:
+        """Every worker answers for its share of the rows."""
+        return Call(
+            self.group, method, same_args(self.group, batch), lambda parts: reassemble(parts, lengths, outputs)
+        )
+
+
+class TrainedModel(Role):
+    """A role whose state can be written and taken up again."""
+
+    def save_checkpoint(self, folder: Path) -> Call[None]:
+        """Each worker writes its part into ``folder``."""
+        return self._everyone("save_checkpoint", folder)
+
+    def load_checkpoint(self, folder: Path) -> Call[None]:
+        """Each worker takes up its part from ``folder``."""
+        return self._everyone("load_checkpoint", folder)
+
+    def save_model(self, folder: Path, tokenizer_path: str) -> Call[None]:
+        """The model in Hugging Face format."""
+        return self._everyone("save_model", folder, tokenizer_path)
+
+
+class LogprobsRole(Role):
+    """A role that gives log-probabilities."""
+
+    def logprobs(self, sequences: Sequences) -> Call[Tensor]:
+        """``[R]`` float32, nats, of the response tokens."""
+        return self._scatter("logprobs", sequences, sequences.lengths, sequences.response_lengths)
+
+
+class Reference(LogprobsRole):
+    """The frozen policy from which the KL is measured."""
+
+
+class Actor(LogprobsRole, TrainedModel):
+    """The policy being trained, by PPO or SFT."""
+
+    def train(self, batch: TrainBatch, minibatches: list[Tensor], clip: float) -> Call[ActorStats]:
+        """One optimizer step for each of ``minibatches`` (rows of ``batch``)."""
+        return self._everyone("train", batch, minibatches, clip)
+
+    def fit(self, batch: Demonstrations) -> Call[LanguageStats]:
+        """One optimizer step of SFT."""
+        return self._everyone("fit", batch)
+
+    def token_losses(self, batch: Demonstrations) -> Call[Tensor]:
+        """``[R]`` float32, nats, cross-entropy of the response tokens."""
+        return self._scatter("token_losses", batch, batch.lengths, batch.response_lengths)
+
+
+class Critic(TrainedModel):
+    """The value model."""
+
+    def values(self, sequences: Sequences) -> Call[Tensor]:
+        """``[R]`` float32, the value of the state before each response token."""
+        return self._scatter("values", sequences, sequences.lengths, sequences.response_lengths)
+
+    def train(self, batch: TrainBatch, minibatches: list[Tensor], clip: float) -> Call[CriticStats]:
+        """One optimizer step for each of ``minibatches`` (rows of ``batch``)."""
+        return self._everyone("train", batch, minibatches, clip)
+
+
+class Reward(Role):
+    """What scores whole responses: a frozen reward model, or a function."""
+
+    def scores(self, sequences: Sequences) -> Call[Tensor]:
+        """``[B]`` float32."""
+        return self._scatter("scores", sequences, sequences.lengths, torch.ones_like(sequences.lengths))
+
+
+class RewardTrainer(TrainedModel):
+    """The reward model while step 2 trains it."""
+
+    def fit(self, batch: Comparisons) -> Call[RankingStats]:
+        """One optimizer step on the K-way ranking loss."""
+        return self._everyone("fit", batch)
+
+    def scores(self, batch: Comparisons) -> Call[Tensor]:
+        """``[N]`` float32, one for each answer."""
+        return self._scatter("scores", batch, batch.tokens_per_row, batch.answers)
+
+
+class Rollout(Role):
+    """The engines that sample."""
+
+    def generate(self, prompts: Prompts, options: SamplingOptions) -> Call[Sequences]:
+        """One response a prompt, in the prompts' order."""
+        shards = [torch.arange(rank, len(prompts), self.group.size) for rank in range(self.group.size)]
+        order = torch.argsort(torch.cat(shards))
+        return Call(
+            self.group,
+            "generate",
+            [(prompts.select(rows), options) for rows in shards],
+            lambda parts: Sequences.cat(parts).select(order),
+        )

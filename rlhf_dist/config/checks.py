@@ -1,0 +1,186 @@
+"""What each key by itself may be: ranges and choices, section by section. Every failure is a UserError of one line."""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+from collections.abc import Iterable
+from typing import Any, Union
+
+from rlhf_dist import device
+from rlhf_dist.config.schema import (
+    ClusterConfig,
+    ComparisonData,
+    DemonstrationData,
+    FrozenRole,
+    ModelConfig,
+    OptimConfig,
+    PPOAlgoConfig,
+    RewardRole,
+    RewardTraining,
+    RolloutConfig,
+    RunConfig,
+    SFTTraining,
+    TrainedRole,
+    WeightsConfig,
+    WorkerConfig,
+)
+from rlhf_dist.config.suggest import suggest
+from rlhf_dist.errors import UserError
+
+DTYPES = ("auto", "float32", "bfloat16")
+SCHEDULES = ("constant", "cosine")
+KL_CONTROLLERS = ("fixed", "adaptive")
+BACKENDS = ("vllm", "hf")
+
+Number = Union[int, float]
+_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def value_of(config: object, name: str) -> Any:
+    """The value of a dotted key."""
+    return operator.attrgetter(name)(config)
+
+
+def check_count(name: str, value: int, least: int = 1) -> None:
+    """Passes for an integer of at least ``least``."""
+    if value < least:
+        raise UserError(f"{name}={value}: expected {least} or more")
+
+
+def check_run(run: RunConfig) -> None:
+    """The section `run`; whether its directory may be used is another question."""
+    if _RUN_NAME.fullmatch(run.name) is None:
+        raise UserError(f"run.name={run.name}: expected letters, digits, dots, dashes and underscores only")
+    _choice("run.device", run.device, ("auto", *device.DEVICES))
+    for key in ("seed", "save_every", "eval_every", "samples_every"):
+        check_count(f"run.{key}", value_of(run, key), 0)
+    check_count("run.keep_checkpoints", run.keep_checkpoints)
+    check_count("run.samples_count", run.samples_count)
+    if run.resume and run.overwrite:
+        raise UserError("run.resume=true and run.overwrite=true contradict each other: set one of them to false")
+
+
+def check_cluster(cluster: ClusterConfig) -> None:
+    """The section `cluster`."""
+    for key in ("placement_timeout_s", "start_timeout_s", "call_timeout_s", "object_store_gib"):
+        _positive(f"cluster.{key}", value_of(cluster, key))
+
+
+def check_trained(role: str, group: TrainedRole) -> None:
+    """A role that learns, under the name ``role``."""
+    _check_workers(role, group)
+    _check_model(f"{role}.model", group.model)
+    _choice(f"{role}.zero_stage", group.zero_stage, (0, 1, 2, 3))
+    check_count(f"{role}.micro_batch_tokens", group.micro_batch_tokens)
+    _check_optim(f"{role}.optim", group.optim)
+
+
+def check_frozen(role: str, group: FrozenRole) -> None:
+    """A role that only runs forward, under the name ``role``."""
+    _check_workers(role, group)
+    _check_model(f"{role}.model", group.model)
+    _choice(f"{role}.zero_stage", group.zero_stage, (0, 3))
+    check_count(f"{role}.micro_batch_tokens", group.micro_batch_tokens)
+    if isinstance(group, RewardRole):
+        _positive(f"{role}.function_timeout_s", group.function_timeout_s)
+
+
+def check_rollout(rollout: RolloutConfig) -> None:
+    """The section `rollout`."""
+    if rollout.num_workers != 1:
+        raise UserError(f"rollout.num_workers={rollout.num_workers} is not used: set rollout.num_engines")
+    _check_workers("rollout", rollout)
+    _choice("rollout.backend", rollout.backend, BACKENDS)
+    _choice("rollout.dtype", rollout.dtype, DTYPES)
+    counts = ("num_engines", "max_response_tokens", "max_prompt_tokens", "samples_per_prompt", "block_size", "max_batch")
+    for key in counts:
+        check_count(f"rollout.{key}", value_of(rollout, key))
+    _positive("rollout.temperature", rollout.temperature)
+    _positive("rollout.memory_gib", rollout.memory_gib)
+    _positive("rollout.memory_utilization", rollout.memory_utilization)
+    _between("rollout.memory_utilization", rollout.memory_utilization, 0, 1)
+
+
+def check_weights(weights: WeightsConfig) -> None:
+    """The section `weights`."""
+    check_count("weights.bucket_mb", weights.bucket_mb)
+    check_count("weights.verify_every", weights.verify_every, 0)
+    check_count("weights.verify_sequences", weights.verify_sequences)
+    _not_negative("weights.tolerance", weights.tolerance)
+    _positive("weights.timeout_s", weights.timeout_s)
+
+
+def check_ppo(ppo: PPOAlgoConfig) -> None:
+    """The section `ppo`."""
+    for key in ("steps", "prompts_per_step", "minibatch_size", "epochs"):
+        check_count(f"ppo.{key}", value_of(ppo, key))
+    check_count("ppo.critic_warmup_steps", ppo.critic_warmup_steps, 0)
+    _positive("ppo.clip", ppo.clip)
+    for key in ("value_clip", "missing_eos_penalty", "score_clip", "kl.coef"):
+        _not_negative(f"ppo.{key}", value_of(ppo, key))
+    _between("ppo.gamma", ppo.gamma, 0, 1)
+    _between("ppo.lam", ppo.lam, 0, 1)
+    _choice("ppo.kl.controller", ppo.kl.controller, KL_CONTROLLERS)
+    _positive("ppo.kl.target", ppo.kl.target)
+    check_count("ppo.kl.horizon", ppo.kl.horizon)
+
+
+def check_supervised(section: str, training: SFTTraining | RewardTraining) -> None:
+    """The section `sft` or `training`."""
+    _positive(f"{section}.epochs", training.epochs)
+    check_count(f"{section}.max_steps", training.max_steps, 0)
+    check_count(f"{section}.batch_size", training.batch_size)
+
+
+def check_examples(data: DemonstrationData | ComparisonData) -> None:
+    """The section `data` of SFT and reward training. An example needs a token of prompt and one of answer."""
+    check_count("data.eval_count", data.eval_count)
+    check_count("data.max_tokens", data.max_tokens, 2)
+
+
+def _check_workers(role: str, group: WorkerConfig) -> None:
+    check_count(f"{role}.num_workers", group.num_workers)
+    if group.cpus_per_worker is not None:
+        _not_negative(f"{role}.cpus_per_worker", group.cpus_per_worker)
+    if group.threads_per_worker is not None:
+        check_count(f"{role}.threads_per_worker", group.threads_per_worker)
+
+
+def _check_model(name: str, model: ModelConfig) -> None:
+    _choice(f"{name}.dtype", model.dtype, DTYPES)
+
+
+def _check_optim(name: str, optim: OptimConfig) -> None:
+    _positive(f"{name}.lr", optim.lr)
+    _positive(f"{name}.eps", optim.eps)
+    _not_negative(f"{name}.weight_decay", optim.weight_decay)
+    _not_negative(f"{name}.grad_clip", optim.grad_clip)
+    _choice(f"{name}.schedule", optim.schedule, SCHEDULES)
+    check_count(f"{name}.warmup_steps", optim.warmup_steps, 0)
+    _between(f"{name}.warmup_from", optim.warmup_from, 0, 1)
+    _between(f"{name}.min_lr_ratio", optim.min_lr_ratio, 0, 1)
+    if len(optim.betas) != 2 or not all(0 <= beta < 1 for beta in optim.betas):
+        raise UserError(f"{name}.betas={optim.betas}: expected two numbers, each 0 or more and below 1")
+
+
+def _choice(name: str, value: object, choices: Iterable[object]) -> None:
+    allowed = [str(choice) for choice in choices]
+    if str(value) not in allowed:
+        raise UserError(f"{name}={value}: expected {', '.join(allowed)}{suggest(str(value), allowed)}")
+
+
+def _positive(name: str, value: Number) -> None:
+    if not (value > 0 and math.isfinite(value)):
+        raise UserError(f"{name}={value}: expected a number above 0")
+
+
+def _not_negative(name: str, value: Number) -> None:
+    if not (value >= 0 and math.isfinite(value)):
+        raise UserError(f"{name}={value}: expected 0 or more")
+
+
+def _between(name: str, value: Number, least: Number, most: Number) -> None:
+    if not least <= value <= most:
+        raise UserError(f"{name}={value}: expected a number from {least} to {most}")

@@ -1,0 +1,126 @@
+"""The schema as a flat list of dotted keys, with the comment that stands beside each in `schema.py`."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import inspect
+import io
+import sys
+import tokenize
+import typing
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from omegaconf import MISSING
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of the configuration.
+
+    Attributes:
+        name: the dotted key, as on the command line.
+        base: int, float, bool, str, or list (of numbers).
+        optional: whether null is one of its values.
+        default: the schema's default; ``omegaconf.MISSING`` where the user must say.
+        comment: what the schema says of it, in one line; may be empty.
+    """
+
+    name: str
+    base: type
+    optional: bool
+    default: Any
+    comment: str
+
+    @property
+    def required(self) -> bool:
+        """Whether the schema has no default for it."""
+        return isinstance(self.default, str) and self.default == MISSING
+
+    @property
+    def expected(self) -> str:
+        """What a value must be, in words: "an integer", "a number or null", ..."""
+        words = {int: "an integer", float: "a number", bool: "true or false", str: "a text", list: "a list of numbers"}
+        return words[self.base] + (" or null" if self.optional else "")
+
+
+def schema_keys(kind: type) -> dict[str, Key]:
+    """All keys of the configuration class ``kind`` by their dotted names, in the schema's order."""
+    return {key.name: key for key in _walk(kind, "")}
+
+
+def schema_sections(kind: type, prefix: str = "") -> dict[str, type]:
+    """The sections of ``kind`` by their dotted names, nested ones included, in the schema's order."""
+    found: dict[str, type] = {}
+    for name, hint in typing.get_type_hints(kind).items():
+        if dataclasses.is_dataclass(hint):
+            found[prefix + name] = typing.cast(type, hint)
+            found.update(schema_sections(found[prefix + name], f"{prefix}{name}."))
+    return found
+
+
+def _walk(kind: type, prefix: str) -> list[Key]:
+    hints = typing.get_type_hints(kind)
+    keys: list[Key] = []
+    for field in dataclasses.fields(kind):
+        hint = hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            keys += _walk(typing.cast(type, hint), f"{prefix}{field.name}.")
+            continue
+        base, optional = _leaf_type(hint)
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        keys.append(Key(prefix + field.name, base, optional, default, _comment(kind, field.name)))
+    return keys
+
+
+def _leaf_type(hint: Any) -> tuple[type, bool]:
+    """(the type without Optional and element type, whether it was Optional)."""
+    parts = typing.get_args(hint)
+    optional = type(None) in parts
+    if optional:
+        (hint,) = [part for part in parts if part is not type(None)]
+    return (typing.get_origin(hint) or hint), optional
+
+
+def _comment(kind: type, field: str) -> str:
+    """The comment of a field, from the class of ``kind``'s line that defines it."""
+    for cls in kind.__mro__:
+        if field in cls.__dict__.get("__annotations__", {}):
+            return _comments(sys.modules[cls.__module__])[cls.__name__, field]
+    raise KeyError(f"{kind.__name__} has no field {field}")
+
+
+@functools.lru_cache
+def _comments(module: ModuleType) -> dict[tuple[str, str], str]:
+    """(class, field) -> the comment on the field's last line and on the comment lines that follow it."""
+    source = inspect.getsource(module)
+    notes, bare = _comment_lines(source)
+    found: dict[tuple[str, str], str] = {}
+    for cls in ast.parse(source).body:
+        if not isinstance(cls, ast.ClassDef):
+            continue
+        for node in cls.body:
+            if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
+                continue
+            line = node.end_lineno or node.lineno
+            parts = [notes[line]] if line in notes else []
+            while parts and line + 1 in bare:
+                line += 1
+                parts.append(notes[line])
+            found[cls.name, node.target.id] = " ".join(parts)
+    return found
+
+
+def _comment_lines(source: str) -> tuple[dict[int, str], set[int]]:
+    """The comments of a source text by line, and the lines that hold nothing but a comment."""
+    notes: dict[int, str] = {}
+    bare: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            notes[token.start[0]] = token.string.lstrip("# ").rstrip()
+            if not token.line[: token.start[1]].strip():
+                bare.add(token.start[0])
+    return notes, bare

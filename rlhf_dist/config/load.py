@@ -1,0 +1,143 @@
+"""From the command line to a typed configuration object: schema, then recipe files, then `key=value`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar, cast
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from rlhf_dist.config.files import Setting, Value, parse_value, read_recipe
+from rlhf_dist.config.help import help_text
+from rlhf_dist.config.keys import Key, schema_keys, schema_sections
+from rlhf_dist.config.suggest import did_you_mean, near_keys
+from rlhf_dist.errors import UserError
+
+C = TypeVar("C")
+
+_BOOLEANS = {"true", "false", "yes", "no", "on", "off"}
+
+
+def load_config(kind: type[C], argv: Sequence[str], default_file: Path) -> C:
+    """The configuration that a command line asks for.
+
+    Values come from the schema's defaults, then from the recipe (and before it from the files that it names as
+    `base`), then from `key=value`; the last one counts. A key without default that nobody gives stays
+    ``omegaconf.MISSING``; `validate.py` knows which ones may.
+
+    Args:
+        kind: PPOConfig, SFTConfig or RewardConfig.
+        argv: `[--config FILE] [key=value ...] [--help]`, without the program's name.
+        default_file: the recipe where `--config` names none.
+
+    Raises:
+        UserError: an unknown key, a value of the wrong type, a file that is missing or not YAML.
+        SystemExit: code 0, after `--help` was printed.
+    """
+    line = _parse(argv)
+    if line.help:
+        print(help_text(kind, default_file))
+        raise SystemExit(0)
+    keys = schema_keys(kind)
+    settings = read_recipe(Path(line.config) if line.config else default_file, (default_file.parent,))
+    settings += [_from_command_line(text, keys) for text in line.overrides]
+    return _build(kind, keys, settings)
+
+
+def config_yaml(config: object) -> str:
+    """A configuration object as YAML text that :func:`load_config` reads back: a run's `config.yaml`."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+@dataclass(frozen=True)
+class _CommandLine:
+    config: str | None
+    overrides: list[str]
+    help: bool
+
+
+def _parse(argv: Sequence[str]) -> _CommandLine:
+    config: str | None = None
+    overrides: list[str] = []
+    words = iter(argv)
+    for word in words:
+        if word in ("--help", "-h"):
+            return _CommandLine(None, [], True)
+        if word == "--config":
+            config = next(words, None)
+            if config is None:
+                raise UserError("--config: expected a file after it")
+        elif word.startswith("--config="):
+            config = word.partition("=")[2]
+        elif word.startswith("-"):
+            hint = word.lstrip("-") if "=" in word else "--config FILE, --help or key=value"
+            raise UserError(f"unknown option {word}{did_you_mean([hint])}")
+        elif "=" not in word:
+            hint = f"--config {word}" if word.endswith((".yaml", ".yml")) else f"{word}=VALUE"
+            raise UserError(f"{word}: expected key=value{did_you_mean([hint])}")
+        else:
+            overrides.append(word)
+    return _CommandLine(config, overrides, False)
+
+
+def _from_command_line(text: str, keys: dict[str, Key]) -> Setting:
+    name, _, raw = text.partition("=")
+    if not raw:
+        raise UserError(f"{text}: expected a value after the = (null takes a value away)")
+    if name not in keys:
+        return Setting(name, raw, "")
+    value: Value = raw if keys[name].base is str else parse_value(raw, name)
+    return Setting(name, None if value == "null" else value, "")
+
+
+def _build(kind: type[C], keys: dict[str, Key], settings: list[Setting]) -> C:
+    config = OmegaConf.structured(kind)
+    for setting in settings:
+        _apply(config, kind, keys, setting)
+    missing = OmegaConf.missing_keys(config)
+    for name in missing:  # to_object refuses what is missing, so it gets a value for the moment
+        OmegaConf.update(config, name, "")
+    result = OmegaConf.to_object(config)
+    for name in missing:
+        *sections, leaf = name.split(".")
+        setattr(functools.reduce(getattr, sections, result), leaf, MISSING)
+    return cast(C, result)
+
+
+def _apply(config: DictConfig, kind: type, keys: dict[str, Key], setting: Setting) -> None:
+    if setting.key not in keys:
+        _check_section(kind, keys, setting)
+        return
+    key = keys[setting.key]
+    value = None if setting.value == MISSING else setting.value
+    shown = f"{setting.where}{setting.key}={_shown(value)}"
+    texts = value if isinstance(value, list) else [value]
+    if any(text is not None and "${" in text for text in texts):
+        raise UserError(f"{shown}: ${{...}} is not looked up here; write the value itself")
+    if value is None and not key.optional and key.required:
+        value = MISSING
+    elif key.base is bool and value is not None and str(value).lower() not in _BOOLEANS:
+        raise UserError(f"{shown}: expected {key.expected}")
+    try:
+        OmegaConf.update(config, setting.key, value)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{shown}: expected {key.expected}") from error
+
+
+def _check_section(kind: type, keys: dict[str, Key], setting: Setting) -> None:
+    """Passes for an empty section of a file; an unknown key is a UserError."""
+    if setting.key not in schema_sections(kind):
+        raise UserError(f"{setting.where}unknown key {setting.key}{did_you_mean(near_keys(setting.key, keys))}")
+    if setting.value is not None:
+        inside = [name for name in keys if name.startswith(setting.key + ".")]
+        raise UserError(f"{setting.where}{setting.key} is a section, not a key{did_you_mean(inside)}")
+
+
+def _shown(value: Value) -> str:
+    if value is None:
+        return "null"
+    return f"[{', '.join(value)}]" if isinstance(value, list) else value

@@ -1,0 +1,167 @@
+"""Finds the combinations that cannot work, before anything is started. Each ends in one line with the key.
+
+What a single key may be (ranges, choices) stands in `checks.py`; here is what several keys must be together, and
+what must be on the disk.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from rlhf_dist import device
+from rlhf_dist.config import checks
+from rlhf_dist.config.keys import schema_keys
+from rlhf_dist.config.models import check_context, check_same_tokens
+from rlhf_dist.config.paths import check_data_path, check_model_path
+from rlhf_dist.config.resolve import is_given
+from rlhf_dist.config.schema import ComparisonData, DemonstrationData, PPOConfig, PromptData
+from rlhf_dist.config.schema import RewardConfig, RunConfig, SFTConfig
+from rlhf_dist.errors import UserError
+
+_FUNCTION = re.compile(r".+:[^\W\d]\w*(\.[^\W\d]\w*)*")  # "module:name" or "file.py:name"
+_CPU_BLOCK = 32  # vLLM's attention on CPU wants whole blocks of this many tokens
+_CHECKPOINTS = "checkpoints/step-*"
+
+
+def validate_ppo(config: PPOConfig, check_paths: bool = True) -> None:
+    """Passes for a configuration that can run, as `resolve_ppo` made it.
+
+    Args:
+        config: the resolved configuration.
+        check_paths: look at models, data and the run directory on this machine, too.
+
+    Raises:
+        UserError: the first thing that is wrong.
+    """
+    _require(config, {"reward.model.path"} if config.reward.function is not None else set())
+    checks.check_run(config.run)
+    checks.check_cluster(config.cluster)
+    checks.check_count("data.eval_count", config.data.eval_count)
+    checks.check_trained("actor", config.actor)
+    checks.check_trained("critic", config.critic)
+    checks.check_frozen("reward", config.reward)
+    checks.check_frozen("reference", config.reference)
+    checks.check_rollout(config.rollout)
+    checks.check_weights(config.weights)
+    checks.check_ppo(config.ppo)
+    _check_reward(config)
+    _check_function("judge", config.judge)
+    _check_batches(config)
+    _check_block_size(config)
+    if check_paths:
+        _check_ppo_models(config)
+        _check_data(config.data)
+        _check_run_directory(config.run)
+
+
+def validate_sft(config: SFTConfig, check_paths: bool = True) -> None:
+    """The same as :func:`validate_ppo`, for step 1."""
+    _require(config, set())
+    checks.check_run(config.run)
+    checks.check_cluster(config.cluster)
+    checks.check_trained("actor", config.actor)
+    checks.check_supervised("sft", config.sft)
+    checks.check_examples(config.data)
+    if check_paths:
+        _check_model("actor", config.actor.model.path, config.data)
+        _check_data(config.data)
+        _check_run_directory(config.run)
+
+
+def validate_reward(config: RewardConfig, check_paths: bool = True) -> None:
+    """The same as :func:`validate_ppo`, for step 2."""
+    _require(config, set())
+    checks.check_run(config.run)
+    checks.check_cluster(config.cluster)
+    checks.check_trained("reward", config.reward)
+    checks.check_supervised("training", config.training)
+    checks.check_examples(config.data)
+    if check_paths:
+        _check_model("reward", config.reward.model.path, config.data)
+        _check_data(config.data)
+        if config.data.extra_path is not None:
+            check_data_path(config.data.extra_path, "data.extra_path")
+        _check_run_directory(config.run)
+
+
+def _require(config: object, except_for: set[str]) -> None:
+    for name, key in schema_keys(type(config)).items():
+        if key.required and name not in except_for and not is_given(checks.value_of(config, name)):
+            what = f" ({key.comment})" if key.comment else ""
+            raise UserError(f"{name} is not set{what}: give {name}=VALUE, or set it in the recipe")
+
+
+def _check_reward(config: PPOConfig) -> None:
+    function, path = config.reward.function, config.reward.model.path
+    if function is not None and is_given(path):
+        raise UserError(
+            f"reward.function={function} and reward.model.path={path} are both given: set one of them to null"
+        )
+    _check_function("reward.function", function)
+
+
+def _check_function(name: str, spec: str | None) -> None:
+    if spec is not None and _FUNCTION.fullmatch(spec) is None:
+        raise UserError(f'{name}={spec}: expected "package.module:function" or "path/file.py:function"')
+
+
+def _check_batches(config: PPOConfig) -> None:
+    samples = config.ppo.prompts_per_step * config.rollout.samples_per_prompt
+    if config.ppo.minibatch_size > samples:
+        raise UserError(
+            f"ppo.minibatch_size={config.ppo.minibatch_size} is more than the {samples} sequences of a step "
+            "(ppo.prompts_per_step * rollout.samples_per_prompt): lower it, or raise one of these"
+        )
+    if config.ppo.critic_warmup_steps >= config.ppo.steps:
+        raise UserError(
+            f"ppo.critic_warmup_steps={config.ppo.critic_warmup_steps} leaves the actor none of the "
+            f"ppo.steps={config.ppo.steps} steps: lower it"
+        )
+
+
+def _check_block_size(config: PPOConfig) -> None:
+    size = config.rollout.block_size
+    if config.rollout.backend != "vllm" or size % _CPU_BLOCK == 0:
+        return
+    if not device.resolve(config.run.device).is_accelerator:
+        raise UserError(f"rollout.block_size={size}: without an accelerator it must be a multiple of {_CPU_BLOCK}")
+
+
+def _check_ppo_models(config: PPOConfig) -> None:
+    roles = {"actor": config.actor, "reference": config.reference, "critic": config.critic}
+    paths = {f"{role}.model.path": group.model.path for role, group in roles.items()}
+    if config.reward.function is None:
+        paths["reward.model.path"] = config.reward.model.path
+    limits = {
+        "rollout.max_prompt_tokens": config.rollout.max_prompt_tokens,
+        "rollout.max_response_tokens": config.rollout.max_response_tokens,
+    }
+    for name, path in paths.items():
+        check_model_path(path, name)
+        check_context(path, name, limits)
+    for name, path in paths.items():
+        check_same_tokens(config.actor.model.path, path, name)
+
+
+def _check_model(role: str, path: str, data: DemonstrationData | ComparisonData) -> None:
+    check_model_path(path, f"{role}.model.path")
+    check_context(path, f"{role}.model.path", {"data.max_tokens": data.max_tokens})
+
+
+def _check_data(data: PromptData | DemonstrationData | ComparisonData) -> None:
+    check_data_path(data.path, "data.path")
+    if data.eval_path is not None:
+        check_data_path(data.eval_path, "data.eval_path")
+
+
+def _check_run_directory(run: RunConfig) -> None:
+    folder = Path(run.dir) / run.name
+    if run.resume:
+        if not any(folder.glob(_CHECKPOINTS)):
+            raise UserError(f"run.resume=true: there is no checkpoint in {folder} to go on from")
+    elif folder.exists() and not run.overwrite and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(
+            f"{folder} exists already: run.resume=true goes on from it, run.overwrite=true replaces it, "
+            "another run.name leaves it alone"
+        )

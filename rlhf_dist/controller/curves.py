@@ -1,0 +1,172 @@
+"""Curves of runs: as SVG for the report, coloured by its style sheet, and as one PNG for a page."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlhf_dist.controller.rundir import RunDir, read_jsonl
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One chart: its first key decides whether a run has it.
+
+    Attributes:
+        title: what is drawn.
+        unit: of the vertical axis, or what the figure says.
+        keys: names of metrics, each with the curve's label.
+    """
+
+    title: str
+    unit: str
+    keys: Mapping[str, str]
+
+
+CHARTS = (
+    Chart("Learned reward", "mean of a step", {"reward/score_mean": "score", "reward/total_mean": "less KL penalty"}),
+    Chart("KL to the reference", "nats a sequence", {"kl/sequence_mean": "KL"}),
+    Chart("Loss", "nats a token", {"loss/sft": "training", "eval/loss": "held out"}),
+    Chart("Loss", "nats a prompt", {"loss/reward": "training", "eval/loss": "held out"}),
+    Chart("Accuracy", "share of next tokens", {"accuracy/token": "training", "eval/accuracy": "held out"}),
+    Chart("Pair accuracy", "share of pairs ranked right", {"accuracy/pair": "training", "eval/accuracy": "held out"}),
+    Chart("Held-out reward", "mean score", {"eval/score_mean": "score"}),
+    Chart("Judge", "held out, independent scorer", {"eval/judge_mean": "judge"}),
+    Chart("Distinct-2", "held out, share of bigrams", {"eval/distinct_2": "distinct-2"}),
+    Chart("Response length", "tokens", {"response/length_mean": "length"}),
+    Chart("Entropy", "nats a token", {"policy/entropy": "entropy"}),
+    Chart("Policy loss", "clipped surrogate", {"loss/policy": "loss"}),
+    Chart("Clipped ratios", "share of tokens", {"policy/clip_fraction": "share"}),
+    Chart("Value loss", "squared error / 2", {"loss/value": "loss"}),
+    Chart("Explained variance", "of the returns, by the critic", {"value/explained_variance": "share"}),
+    Chart("Rollout against actor", "nats, log-probability gap", {"rollout/logprob_gap": "gap"}),
+    Chart("Learning rate", "", {"optim/lr": "lr"}),
+    Chart("Gradient norm", "before clipping", {"optim/grad_norm": "norm"}),
+    Chart("Throughput", "tokens a second", {"throughput/tokens_per_s": "tokens/s"}),
+    Chart("Time of a step", "seconds", {"time/step_s": "seconds"}),
+)
+
+_NO_CHART = {"step", "weights/version"}
+_README_KEYS = (
+    "loss/sft", "loss/reward", "accuracy/pair", "reward/score_mean", "eval/judge_mean", "kl/sequence_mean"
+)  # fmt: skip
+_FEW_POINTS = 40  # fewer are drawn as they are, more with their running mean
+
+# Colours that nobody would choose: the report replaces each by a variable of its style sheet.
+_INK, _MUTED, _GRID, _SERIES = "#010101", "#020202", "#030303", ("#040404", "#050505", "#060606")
+_VARIABLES = {_INK: "--ink", _MUTED: "--muted", _GRID: "--line"} | {
+    colour: f"--c{number}" for number, colour in enumerate(_SERIES, start=1)
+}
+_LIGHT = {
+    _INK: "#1d2327",
+    _MUTED: "#5d6770",
+    _GRID: "#e2e5e8",
+    **dict(zip(_SERIES, ("#2563eb", "#d97706", "#059669"), strict=True)),
+}
+
+
+def charts_of(rows: Rows) -> list[Chart]:
+    """The charts that a run's metrics give: the known ones in their order, then one each for any other metric."""
+    present = {key for row in rows for key in row}
+    known = [chart for chart in CHARTS if next(iter(chart.keys)) in present]
+    drawn = {key for chart in known for key in chart.keys} | _NO_CHART
+    other = sorted(key for key in present - drawn if not key.startswith("time/"))
+    return known + [Chart(key, "", {key: key}) for key in other]
+
+
+def series(rows: Rows, key: str) -> tuple[list[int], list[float]]:
+    """Steps and values of one metric, of the lines that have it."""
+    points = [(row["step"], row[key]) for row in rows if key in row]
+    return [step for step, _ in points], [value for _, value in points]
+
+
+def running_mean(values: Sequence[float], window: int) -> list[float]:
+    """The mean of each value with its neighbours, ``window`` at most in all, fewer at the ends."""
+    half = window // 2
+    sums = [0.0]
+    for value in values:
+        sums.append(sums[-1] + value)
+    edges = [(max(i - half, 0), min(i + half + 1, len(values))) for i in range(len(values))]
+    return [(sums[b] - sums[a]) / (b - a) for a, b in edges]
+
+
+def chart_svg(chart: Chart, rows: Rows) -> str:
+    """The chart as an SVG element whose colours are the page's `--ink`, `--muted`, `--line`, `--c1`..."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    settings = {"svg.fonttype": "none", "svg.hashsalt": chart.title + chart.unit, "font.size": 10}
+    with matplotlib.rc_context(settings):
+        figure = Figure(figsize=(4.4, 2.2), layout="constrained")
+        _draw(figure.add_subplot(), chart, rows)
+        out = io.StringIO()
+        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
+    svg = out.getvalue()
+    svg = svg[svg.index("<svg") :]
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(colour, f"var({variable})")
+    return svg
+
+
+def save_curves_png(run_dirs: Sequence[Path], path: Path) -> None:
+    """One picture of the main curves of several runs (SFT, reward model, PPO), on white, for a README."""
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    panels = []
+    for run in run_dirs:
+        rows = read_jsonl(RunDir(run).metrics)
+        panels += [(run.name, chart, rows) for chart in charts_of(rows) if next(iter(chart.keys)) in _README_KEYS]
+    columns = min(len(panels), 3) or 1
+    lines = -(-len(panels) // columns) or 1
+    with matplotlib.rc_context({"font.size": 9}):
+        figure = Figure(figsize=(4.0 * columns, 2.6 * lines), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
+        for number, (name, chart, rows) in enumerate(panels, start=1):
+            axes = figure.add_subplot(lines, columns, number)
+            _draw(axes, chart, rows, _LIGHT)
+            axes.set_title(f"{name}: {chart.title}", loc="left", fontsize=10, fontweight="bold", color=_LIGHT[_INK])
+            axes.set_ylabel(chart.unit, color=_LIGHT[_MUTED])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150, facecolor="white")
+
+
+def _draw(axes: Axes, chart: Chart, rows: Rows, colours: Mapping[str, str] | None = None) -> None:
+    """Draws the chart's curves; ``colours`` replaces the placeholders where no style sheet will."""
+    from matplotlib.ticker import MaxNLocator
+
+    of = dict(colours) if colours else {colour: colour for colour in _VARIABLES}
+    drawn = [(label, *series(rows, key)) for key, label in chart.keys.items()]
+    drawn = [curve for curve in drawn if curve[1]]
+    for placeholder, (label, steps, values) in zip(_SERIES, drawn, strict=False):
+        _draw_curve(axes, label, steps, values, of[placeholder])
+    if len(drawn) > 1:
+        axes.legend(frameon=False, labelcolor=of[_MUTED], fontsize=9, handlelength=1.2, borderaxespad=0.1)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(of[_GRID])
+    axes.tick_params(colors=of[_MUTED], length=0, labelsize=9)
+    axes.grid(axis="y", color=of[_GRID], linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.locator_params(axis="y", nbins=5)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axes.margins(y=0.12)
+    first, last = rows[0]["step"], rows[-1]["step"]
+    room = max(0.02 * (last - first), 0.5 if last == first else 0.0)
+    axes.set_xlim(first - room, last + room)
+
+
+def _draw_curve(axes: Axes, label: str, steps: list[int], values: list[float], colour: str) -> None:
+    if len(values) <= _FEW_POINTS:
+        marker = "o" if len(values) <= 12 else None
+        axes.plot(steps, values, color=colour, linewidth=1.6, label=label, marker=marker, markersize=3.5)
+        return
+    axes.plot(steps, values, color=colour, linewidth=0.8, alpha=0.3)
+    axes.plot(steps, running_mean(values, max(len(values) // 20, 5)), color=colour, linewidth=1.8, label=label)

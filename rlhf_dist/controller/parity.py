@@ -1,0 +1,43 @@
+"""Do the engines sample from the weights that the actor holds? Their log-probabilities tell."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rlhf_dist.algo.rewards import sequence_sums
+from rlhf_dist.errors import RunError
+from rlhf_dist.types import Sequences
+
+# Nats. In bfloat16 engine and trainer round differently; in float32 they agree to 1e-5 or so.
+TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.15}
+
+
+def logprob_gap(sequences: Sequences, logprobs: Tensor) -> float:
+    """Mean |engine's - actor's log-probability| over the ``[R]`` response tokens, nats."""
+    return float((sequences.rollout_logprobs - logprobs).abs().mean())
+
+
+def check_parity(sequences: Sequences, logprobs: Tensor, tolerance: float) -> None:
+    """Compares the engines' log-probabilities of what they sampled with the actor's, sequence by sequence.
+
+    Weights that did not arrive, or arrived in part, show here, whatever the transfer itself believed. Each sequence
+    is looked at on its own, so that one wrong engine among many is not averaged away.
+
+    Args:
+        sequences: sampled at the actor's present weights.
+        logprobs: ``[R]`` float32, the actor's, nats.
+        tolerance: largest mean |difference| of a sequence, nats a token.
+
+    Raises:
+        RunError: a sequence is beyond the tolerance, or its log-probabilities are not finite.
+    """
+    gaps = (sequences.rollout_logprobs - logprobs).abs()
+    means = sequence_sums(gaps, sequences.response_lengths) / sequences.response_lengths
+    wrong = int((~(means <= tolerance)).sum())
+    if wrong:
+        raise RunError(
+            f"the rollout engines do not hold the actor's weights (version {int(sequences.weight_version[0])}): the "
+            f"log-probabilities of {wrong} of {len(sequences)} sequences differ by up to {float(means.max()):.3g} nats a "
+            f"token, weights.tolerance is {tolerance:g}"
+        )

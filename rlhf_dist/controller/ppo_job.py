@@ -1,0 +1,181 @@
+"""The PPO run: prompts in, samples and evaluations out, around :class:`rlhf_dist.controller.ppo.PPO`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from rlhf_dist.algo.rewards import sequence_sums
+from rlhf_dist.algo.text import distinct_n
+from rlhf_dist.config.schema import PPOConfig
+from rlhf_dist.controller.loop import Desk
+from rlhf_dist.controller.parity import check_parity
+from rlhf_dist.controller.ppo import PPO, StepResult
+from rlhf_dist.data.prompts import PromptSet
+from rlhf_dist.data.sampling import EpochSampler
+from rlhf_dist.errors import RunError
+from rlhf_dist.types import Prompts, Sequences
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Judge = Callable[[list[str], list[str]], list[float]]
+
+EVALUATION_IDS = 2**40  # sample numbers of evaluations start here, so they share no random numbers with training
+
+
+@dataclass(frozen=True)
+class PPOData:
+    """What the run reads.
+
+    Attributes:
+        train: prompts to learn on.
+        held_out: prompts to evaluate on.
+        tokenizer: turns samples back into text.
+        tokenizer_path: where it comes from; saved beside the model.
+        judge: the independent scorer, where the recipe has one.
+    """
+
+    train: PromptSet
+    held_out: PromptSet
+    tokenizer: PreTrainedTokenizerBase
+    tokenizer_path: str
+    judge: Judge | None
+
+
+class PPOJob:
+    """One PPO run, as the loop runs it.
+
+    Args:
+        config: the run's.
+        ppo: the algorithm.
+        data: prompts, tokenizer, judge.
+        desk: where results go.
+    """
+
+    def __init__(self, config: PPOConfig, ppo: PPO, data: PPOData, desk: Desk) -> None:
+        self.config, self.ppo, self.data, self.desk = config, ppo, data, desk
+        self.total_steps = config.ppo.steps
+        self.trained = {"actor": ppo.roles.actor, "critic": ppo.roles.critic}
+        self._sampler = EpochSampler(len(data.train), config.ppo.prompts_per_step, config.run.seed)
+        self._before: dict[str, Any] = {}
+
+    def before(self, start: int) -> None:
+        """Brings the first weights to the engines and evaluates the policy as it is."""
+        self.ppo.push(self.ppo.version)
+        if start == 0:
+            self._before = self._evaluate(0)
+
+    def step(self, number: int) -> dict[str, float]:
+        """One PPO step; samples and evaluations where they are due."""
+        result = self.ppo.step(number, self._prompts(number))
+        every = self.config.run.samples_every
+        if every and (number == 1 or number % every == 0):
+            self._write_samples(number, result)
+        metrics = dict(result.metrics)
+        every = self.config.run.eval_every
+        if every and number % every == 0 and number < self.total_steps:
+            with self.desk.timer("evaluate"):
+                figures = self._evaluate(number)
+            metrics |= {f"eval/{name}": value for name, value in figures.items() if value is not None}
+        return metrics | {"tokens": float(result.experience.sequences.lengths.sum())}
+
+    def after(self) -> dict[str, Any]:
+        """Evaluates the policy that was learned, and saves it."""
+        after = self._evaluate(self.total_steps)
+        with self.desk.timer("save"):
+            folder = self.desk.directory.model.absolute()
+            self.desk.placement.run(
+                self.ppo.roles.actor.save_model(folder, self.data.tokenizer_path), timeout_s=self.desk.timeout_s
+            )
+        kl = after.pop("kl_sequence_mean")
+        before = {name: value for name, value in self._before.items() if name != "kl_sequence_mean"}
+        return {"before": before, "after": after, "kl_sequence_mean": kl}
+
+    def state(self) -> dict[str, Any]:
+        """The controller's state and the first evaluation."""
+        return {"ppo": self.ppo.state(), "before": self._before}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Takes up what :meth:`state` gave."""
+        self.ppo.load_state(state["ppo"])
+        self._before = state["before"]
+
+    def _prompts(self, number: int) -> Prompts:
+        copies = self.config.rollout.samples_per_prompt
+        rows = self._sampler.indices(number - 1).repeat_interleave(copies)
+        return self.data.train.select(rows, first_id=(number - 1) * rows.numel())
+
+    def _evaluate(self, number: int) -> dict[str, Any]:
+        """Samples the held-out prompts, always with the same random numbers, and scores the samples."""
+        with self.desk.timer("held-out"):
+            rows = torch.arange(len(self.data.held_out))
+            sequences = self.ppo.generate(self.data.held_out.select(rows, first_id=EVALUATION_IDS))
+            roles = self.ppo.roles
+            logprobs, reference, scores = roles.placement.run(
+                roles.actor.logprobs(sequences),
+                roles.reference.logprobs(sequences),
+                roles.reward.scores(sequences),
+                timeout_s=self.desk.timeout_s,
+            )
+            check_parity(sequences, logprobs, self.ppo.tolerance)
+        kl = sequence_sums(logprobs - reference, sequences.response_lengths)
+        prompts, responses, judged = self._texts(sequences)
+        count = max(self.config.run.samples_count, 1)
+        self.desk.directory.append_samples(
+            _sample_rows(number, sequences, (prompts, responses), scores, kl, judged)[:count]
+        )
+        return {
+            "score_mean": float(scores.mean()),
+            "judge_mean": sum(judged) / len(judged) if judged else None,
+            "distinct_2": distinct_n(responses, 2),
+            "kl_sequence_mean": float(kl.mean()),
+        }
+
+    def _texts(self, sequences: Sequences) -> tuple[list[str], list[str], list[float] | None]:
+        decode = self.data.tokenizer.batch_decode
+        prompts = decode(sequences.prompt_lists(), skip_special_tokens=True)
+        responses = decode(sequences.response_lists(), skip_special_tokens=True)
+        if self.data.judge is None:
+            return prompts, responses, None
+        judged = [float(value) for value in self.data.judge(prompts, responses)]
+        if len(judged) != len(responses):
+            raise RunError(f"judge {self.config.judge} gave {len(judged)} scores for {len(responses)} responses")
+        return prompts, responses, judged
+
+    def _write_samples(self, number: int, result: StepResult) -> None:
+        experience = result.experience
+        rows = torch.arange(min(self.config.run.samples_count, len(experience)))
+        shown = experience.select(rows)
+        prompts, responses, judged = self._texts(shown.sequences)
+        kl = sequence_sums(result.kl, experience.response_lengths)
+        self.desk.directory.append_samples(
+            _sample_rows(number, shown.sequences, (prompts, responses), shown.scores, kl, judged)
+        )
+
+
+def _sample_rows(
+    number: int,
+    sequences: Sequences,
+    texts: tuple[list[str], list[str]],
+    scores: Tensor,
+    kl: Tensor,
+    judged: list[float] | None,
+) -> list[dict[str, Any]]:
+    """The lines of samples.jsonl for sequences ``[B]`` with scores ``[B]`` and KL ``[B]`` (nats)."""
+    return [
+        {
+            "step": number,
+            "prompt": prompt,
+            "response": response,
+            "score": float(scores[i]),
+            "kl": float(kl[i]),
+            "judge": None if judged is None else judged[i],
+            "finished": bool(sequences.finished[i]),
+        }
+        for i, (prompt, response) in enumerate(zip(*texts, strict=True))
+    ]

@@ -1,0 +1,254 @@
+"""The report of a run: one HTML file that needs nothing else, and a short table for the terminal."""
+
+from __future__ import annotations
+
+import html
+import json
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from rlhf_dist.controller.curves import Rows, chart_svg, charts_of, save_curves_png, series
+from rlhf_dist.controller.rundir import RunDir, read_jsonl, write_text_atomic
+from rlhf_dist.controller.view import duration
+from rlhf_dist.errors import UserError
+
+__all__ = ["print_summary", "save_curves_png", "summary_rows", "write_report"]
+
+_LABELS = {
+    "score_mean": "learned reward",
+    "judge_mean": "judge (independent)",
+    "distinct_2": "distinct-2",
+    "length_mean": "response length, tokens",
+    "loss": "held-out loss",
+    "accuracy": "held-out accuracy",
+    "pair_accuracy": "held-out pair accuracy",
+    "perplexity": "held-out perplexity",
+}
+_JOBS = {"loss/policy": "PPO", "loss/sft": "supervised fine-tuning", "loss/reward": "reward model"}
+_MAX_SAMPLES = 12
+_COLOURS = 6  # of the style sheet's --c1.., before the grey for what is left
+
+
+@dataclass(frozen=True)
+class SummaryRow:
+    """One figure before and after the run, as text; a dash stands for one that was not measured."""
+
+    label: str
+    before: str
+    after: str
+    change: str
+
+
+def summary_rows(summary: Mapping[str, Any]) -> list[SummaryRow]:
+    """The figures of summary.json that have a before and an after, known ones first."""
+    before: Mapping[str, float | None] = summary["before"]
+    after: Mapping[str, float | None] = summary["after"]
+    keys = dict.fromkeys([*before, *after])
+    measured = [key for key in keys if before.get(key) is not None or after.get(key) is not None]
+    order = [key for key in _LABELS if key in measured] + [key for key in measured if key not in _LABELS]
+    return [_summary_row(_LABELS.get(key, key), before.get(key), after.get(key)) for key in order]
+
+
+def _summary_row(label: str, before: float | None, after: float | None) -> SummaryRow:
+    change = "–" if before is None or after is None else f"{after - before:+.3f}"
+    return SummaryRow(label, _figure(before), _figure(after), change)
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def summary_facts(summary: Mapping[str, Any]) -> dict[str, str]:
+    """The figures of summary.json that belong to the whole run, as text: KL, time, tokens."""
+    facts = {}
+    if summary.get("kl_sequence_mean") is not None:
+        facts["KL to the reference"] = f"{summary['kl_sequence_mean']:.2f} nats a sequence"
+    if summary.get("wall_s") is not None:
+        facts["time"] = duration(summary["wall_s"])
+    if summary.get("tokens") is not None:
+        facts["tokens"] = f"{summary['tokens']:,}"
+    return facts
+
+
+def print_summary(summary: Mapping[str, Any], console: Console, *, title: str = "held-out prompts") -> None:
+    """Prints what a run changed as a short table: before, after, and the run's own figures below."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("")
+    for heading in ("before", "after", "change"):
+        table.add_column(heading, justify="right")
+    for row in summary_rows(summary):
+        table.add_row(row.label, row.before, row.after, row.change)
+    console.print(table)
+    console.print("  " + " · ".join(f"{name} {value}" for name, value in summary_facts(summary).items()))
+
+
+def write_report(run_dir: Path) -> Path:
+    """Writes `report.html` of a run, finished or not. Returns where it is.
+
+    Raises:
+        UserError: there is no run in ``run_dir``.
+    """
+    run = RunDir(Path(run_dir))
+    if not run.config.exists() and not run.metrics.exists():
+        raise UserError(f"{run.root} is not a run: it has neither config.yaml nor metrics.jsonl")
+    rows = read_jsonl(run.metrics)
+    summary = json.loads(run.summary.read_text(encoding="utf-8")) if run.summary.exists() else None
+    sections = [
+        _head(run, rows, summary),
+        _summary(summary),
+        _curves(rows),
+        _samples(read_jsonl(run.samples)),
+        _phases(rows),
+        _config(run),
+    ]
+    write_text_atomic(run.report, _page(run.name, "\n".join(filter(None, sections))))
+    return run.report
+
+
+def _page(title: str, body: str) -> str:
+    style = resources.files("rlhf_dist.controller").joinpath("report.css").read_text(encoding="utf-8")
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{_text(title)}</title>\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<style>\n{style}</style></head>\n<body><main>\n{body}\n</main></body></html>\n"
+    )
+
+
+def _text(value: object) -> str:
+    return html.escape(str(value))
+
+
+def _head(run: RunDir, rows: Rows, summary: Mapping[str, Any] | None) -> str:
+    keys = {key for row in rows for key in row}
+    job = next((name for key, name in _JOBS.items() if key in keys), "run")
+    badge = '<span class="badge done">finished</span>' if summary else '<span class="badge open">unfinished</span>'
+    last = rows[-1]["step"] if rows else 0
+    seconds = sum(series(rows, "time/step_s")[1])
+    lead = f"{job}, {last} step{'' if last == 1 else 's'}, {duration(seconds)} of training"
+    return f'<h1>{_text(run.name)}{badge}</h1>\n<p class="lead">{_text(lead)}</p>'
+
+
+def _summary(summary: Mapping[str, Any] | None) -> str:
+    if summary is None:
+        return ""
+    lines = [
+        f'<tr><td>{_text(row.label)}</td><td>{row.before}</td><td>{row.after}</td><td>{row.change}</td></tr>'
+        for row in summary_rows(summary)
+    ]
+    facts = "".join(f"<div>{_text(name)} <b>{_text(value)}</b></div>" for name, value in summary_facts(summary).items())
+    table = (
+        "<table><tr><th></th><th>before</th><th>after</th><th>change</th></tr>" + "".join(lines) + "</table>"
+        if lines
+        else ""
+    )
+    return f'<h2>Before and after, held out</h2>\n<div class="card">{table}<div class="facts">{facts}</div></div>'
+
+
+def _curves(rows: Rows) -> str:
+    if not rows:
+        return '<h2>Curves</h2>\n<p class="lead">No step has ended yet.</p>'
+    cards = []
+    for chart in charts_of(rows):
+        last = series(rows, next(iter(chart.keys)))[1][-1]
+        cards.append(
+            f'<div class="card chart"><h3>{_text(chart.title)}<span>{last:.4g}</span></h3><p>{_text(chart.unit)}</p>'
+            f"{chart_svg(chart, rows)}</div>"
+        )
+    return '<h2>Curves</h2>\n<div class="grid">\n' + "\n".join(cards) + "\n</div>"
+
+
+def _pairs(samples: Rows) -> list[tuple[Mapping[str, Any], Mapping[str, Any] | None]]:
+    """The samples of the first step, each with one of the last step that has the same prompt."""
+    first, last = samples[0]["step"], samples[-1]["step"]
+    before = [sample for sample in samples if sample["step"] == first]
+    if last == first:
+        return [(sample, None) for sample in before]
+    after: dict[str, list[Mapping[str, Any]]] = {}
+    for sample in samples:
+        if sample["step"] == last:
+            after.setdefault(sample["prompt"], []).append(sample)
+    return [(sample, after[sample["prompt"]].pop(0)) for sample in before if after.get(sample["prompt"])]
+
+
+def _samples(samples: Rows) -> str:
+    if not samples:
+        return ""
+    pairs = _pairs(samples)
+    if pairs:
+        cards = [_pair(before, after) for before, after in pairs[:_MAX_SAMPLES]]
+        heading = "Samples, before and after" if samples[-1]["step"] != samples[0]["step"] else "Samples"
+    else:
+        newest = [sample for sample in samples if sample["step"] == samples[-1]["step"]]
+        cards = [_pair(sample, None) for sample in newest[:_MAX_SAMPLES]]
+        heading = "Samples of the last step"
+    return f"<h2>{heading}</h2>\n" + "\n".join(cards)
+
+
+def _pair(before: Mapping[str, Any], after: Mapping[str, Any] | None) -> str:
+    sides = "".join(_side(sample) for sample in (before, after) if sample is not None)
+    one = "" if after is not None else ' style="grid-template-columns: 1fr"'
+    prompt = f"<p><span>prompt</span>{_text(before['prompt'])}</p>"
+    return f'<div class="card sample">{prompt}<div class="pair"{one}>{sides}</div></div>'
+
+
+def _side(sample: Mapping[str, Any]) -> str:
+    figures = [
+        f"{name} <b>{sample[key]:.2f}</b>"
+        for key, name in (("score", "score"), ("kl", "KL"), ("judge", "judge"))
+        if sample.get(key) is not None
+    ]
+    cut = "" if sample["finished"] else ' <span class="cut">[cut at the length limit]</span>'
+    return (
+        f"<div><small>step {sample['step']}</small>"
+        f'<div class="text">{_text(sample["response"].strip())}{cut}</div><small>{" · ".join(figures)}</small></div>'
+    )
+
+
+def phase_seconds(rows: Rows) -> dict[str, float]:
+    """Median seconds of each phase of a step, longest first, with what is left of the step as "other"."""
+    keys = {key for row in rows for key in row if key.startswith("time/") and key.count("/") == 1} - {"time/step_s"}
+    totals = series(rows, "time/step_s")[1]
+    if not keys or not totals:
+        return {}
+    phases = {key[len("time/") : -len("_s")]: statistics.median(series(rows, key)[1]) for key in keys}
+    ordered = dict(sorted(phases.items(), key=lambda item: -item[1]))
+    return {**ordered, "other": max(statistics.median(totals) - sum(ordered.values()), 0.0)}
+
+
+def _phases(rows: Rows) -> str:
+    phases = phase_seconds(rows)
+    total = sum(phases.values())
+    if not total:
+        return ""
+    names = list(phases)
+    colour = {name: f"var(--c{number if number <= _COLOURS else 7})" for number, name in enumerate(names, start=1)}
+    colour["other"] = "var(--c7)"
+    bars = "".join(
+        f'<div style="width:{100 * seconds / total:.2f}%;background:{colour[name]}" title="{_text(name)}"></div>'
+        for name, seconds in phases.items()
+    )
+    lines = "".join(
+        f'<tr><td><span class="key" style="background:{colour[name]}"></span>{_text(name)}</td>'
+        f"<td>{seconds:.2f} s</td><td>{100 * seconds / total:.0f}%</td></tr>"
+        for name, seconds in phases.items()
+    )
+    return (
+        f'<h2>Where a step\'s time goes</h2>\n<div class="card"><div class="bar">{bars}</div>'
+        f"<table><tr><th>phase</th><th>median of a step</th><th>share</th></tr>{lines}</table></div>"
+    )
+
+
+def _config(run: RunDir) -> str:
+    if not run.config.exists():
+        return ""
+    text = _text(run.config.read_text(encoding="utf-8"))
+    details = f"<details><summary>config.yaml</summary><pre>{text}</pre></details>"
+    return f'<h2>Configuration</h2>\n<div class="card">{details}</div>'

@@ -1,0 +1,50 @@
+"""A Python function in the reward model's place."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from rlhf_dist.data.functions import load_function
+from rlhf_dist.data.tokenizer import load_tokenizer
+from rlhf_dist.errors import RunError
+from rlhf_dist.models.layout import balanced_shards
+from rlhf_dist.types import Sequences
+
+
+class FunctionReward:
+    """One worker's share of the scoring by ``function(prompts: list[str], responses: list[str]) -> list[float]``.
+
+    Args:
+        function: "package.module:function" or "path/file.py:function".
+        tokenizer_path: turns tokens back into the texts that the function gets, special tokens left out.
+        rank: this worker's.
+        world: number of workers.
+    """
+
+    def __init__(self, function: str, tokenizer_path: str, rank: int, world: int) -> None:
+        self.name, self.function = function, load_function(function)
+        self.tokenizer = load_tokenizer(tokenizer_path)
+        self.rank, self.world = rank, world
+
+    def scores(self, sequences: Sequences) -> Tensor:
+        """This worker's rows' scores, float32.
+
+        Raises:
+            RunError: the function gave another number of scores, or one that is not finite; the text shows which.
+        """
+        mine = sequences.select(balanced_shards(sequences.lengths, self.world)[self.rank])
+        if len(mine) == 0:
+            return torch.zeros(0)
+        decode = self.tokenizer.batch_decode
+        prompts = decode(mine.prompt_lists(), skip_special_tokens=True)
+        responses = decode(mine.response_lists(), skip_special_tokens=True)
+        scores = [float(score) for score in self.function(prompts, responses)]
+        if len(scores) != len(responses):
+            raise RunError(f"reward function {self.name} gave {len(scores)} scores for {len(responses)} responses")
+        for score, response in zip(scores, responses, strict=True):
+            if not math.isfinite(score):
+                raise RunError(f"reward function {self.name} gave {score} for the response {response!r}")
+        return torch.tensor(scores)

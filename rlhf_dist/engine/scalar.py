@@ -1,0 +1,156 @@
+"""The roles with a scalar model: the critic, the reward model being trained, and the frozen one."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from rlhf_dist.algo.losses import ppo_value_loss, ranking_loss
+from rlhf_dist.config.schema import FrozenRole, TrainedRole
+from rlhf_dist.device import Device
+from rlhf_dist.engine.export import save_pretrained
+from rlhf_dist.engine.zero import ZeroRunner, ZeroTrainer
+from rlhf_dist.models.language import load_scalar
+from rlhf_dist.models.layout import pad, predicting_positions
+from rlhf_dist.types import Comparisons, CriticStats, RankingStats, Sequences, TrainBatch
+
+if TYPE_CHECKING:
+    from rlhf_dist.models.language import ScalarModel
+
+
+def _values(runner: ZeroRunner, sequences: Sequences) -> Tensor:
+    """Values of the states before each response token ``[R]``."""
+    padded = pad(sequences.tokens, sequences.lengths, runner.torch_device)
+    rows, positions = predicting_positions(sequences.lengths, sequences.response_lengths)
+    return runner.forward_module(padded, rows, positions)
+
+
+def _last_token_scores(runner: ZeroRunner, tokens: Tensor, lengths: Tensor) -> Tensor:
+    """The output at the last token of each of N sequences ``[N]``."""
+    padded = pad(tokens, lengths, runner.torch_device)
+    return runner.forward_module(padded, torch.arange(lengths.numel()), lengths - 1)
+
+
+class CriticEngine:
+    """One worker's part of the critic.
+
+    Args:
+        config: the role.
+        device: this worker's.
+        total_steps: optimizer steps of the whole run, for the learning-rate schedule.
+    """
+
+    def __init__(self, config: TrainedRole, device: Device, total_steps: int) -> None:
+        self.model: ScalarModel = load_scalar(config.model, device, zero_new_head=True)
+        self.runner = ZeroTrainer(
+            self.model, device, config.zero_stage, config.micro_batch_tokens, config.optim, total_steps
+        )
+
+    def values(self, sequences: Sequences) -> Tensor:
+        """This worker's rows' values of the states before each response token, flat, float32."""
+        return self.runner.map(
+            sequences, sequences.lengths, sequences.response_lengths, lambda micro: _values(self.runner, micro)
+        )
+
+    def train(self, batch: TrainBatch, minibatches: list[Tensor], clip: float) -> CriticStats:
+        """One optimizer step a minibatch on the clipped squared error, averaged over its response tokens."""
+        totals, norms = torch.zeros(2, dtype=torch.float64), []
+        tokens = 0
+        for rows in minibatches:
+            mini = batch.select(rows)
+            count = int(mini.response_lengths.sum())
+            sums, norm, _ = self.runner.step(mini, mini.sequences.lengths, count, partial(self._loss_sums, clip))
+            totals += sums
+            tokens += count
+            norms.append(norm)
+        loss, clipped = (totals / tokens).tolist()
+        return CriticStats(loss, clipped, sum(norms) / len(norms), self.runner.last_lr, len(norms))
+
+    def _loss_sums(self, clip: float, micro: TrainBatch) -> tuple[Tensor, Tensor]:
+        values = _values(self.runner, micro.sequences)
+        old, returns = micro.values.to(values.device), micro.returns.to(values.device)
+        loss, clipped = ppo_value_loss(values, old, returns, clip)
+        return loss.sum(), torch.stack([loss.detach().sum(), clipped.float().sum()])
+
+    def save_checkpoint(self, folder: Path) -> None:
+        """Weights, optimizer and schedule, to go on from."""
+        self.runner.save_checkpoint(folder)
+
+    def load_checkpoint(self, folder: Path) -> None:
+        """Goes on from what :meth:`save_checkpoint` wrote."""
+        self.runner.load_checkpoint(folder)
+
+
+class RewardEngine:
+    """One worker's part of the frozen reward model.
+
+    Args:
+        config: the role.
+        device: this worker's.
+    """
+
+    def __init__(self, config: FrozenRole, device: Device) -> None:
+        model = load_scalar(config.model, device)
+        self.runner = ZeroRunner(model, device, config.zero_stage, config.micro_batch_tokens)
+
+    def scores(self, sequences: Sequences) -> Tensor:
+        """This worker's rows' scores, float32: the output at each sequence's last token."""
+        return self.runner.map(
+            sequences,
+            sequences.lengths,
+            torch.ones_like(sequences.lengths),
+            lambda micro: _last_token_scores(self.runner, micro.tokens, micro.lengths),
+        )
+
+
+class RewardTrainerEngine:
+    """One worker's part of the reward model that step 2 trains.
+
+    Args:
+        config: the role.
+        device: this worker's.
+        total_steps: optimizer steps of the whole run, for the learning-rate schedule.
+    """
+
+    def __init__(self, config: TrainedRole, device: Device, total_steps: int) -> None:
+        self.model: ScalarModel = load_scalar(config.model, device)
+        self.runner = ZeroTrainer(
+            self.model, device, config.zero_stage, config.micro_batch_tokens, config.optim, total_steps
+        )
+
+    def fit(self, batch: Comparisons) -> RankingStats:
+        """One optimizer step on the K-way ranking loss, averaged over the batch's prompts."""
+        sums, norm, lr = self.runner.step(batch, batch.tokens_per_row, len(batch), self._ranking_sums)
+        loss, right, pairs = sums.tolist()
+        return RankingStats(loss / len(batch), right / max(pairs, 1.0), norm, lr, int(batch.tokens_per_row.sum()))
+
+    def _ranking_sums(self, micro: Comparisons) -> tuple[Tensor, Tensor]:
+        scores = _last_token_scores(self.runner, micro.tokens, micro.token_counts)
+        losses, right = ranking_loss(scores, micro.ranks, micro.answers)
+        pairs = torch.tensor(float(right.numel()), device=scores.device)
+        return losses.sum(), torch.stack([losses.detach().sum(), right.float().sum(), pairs])
+
+    def scores(self, batch: Comparisons) -> Tensor:
+        """This worker's rows' scores, one for each answer, flat, float32."""
+        return self.runner.map(
+            batch,
+            batch.tokens_per_row,
+            batch.answers,
+            lambda micro: _last_token_scores(self.runner, micro.tokens, micro.token_counts),
+        )
+
+    def save_checkpoint(self, folder: Path) -> None:
+        """Weights, optimizer and schedule, to go on from."""
+        self.runner.save_checkpoint(folder)
+
+    def load_checkpoint(self, folder: Path) -> None:
+        """Goes on from what :meth:`save_checkpoint` wrote."""
+        self.runner.load_checkpoint(folder)
+
+    def save_model(self, folder: Path, tokenizer_path: str) -> None:
+        """Writes the model in Hugging Face format, with its tokenizer. All workers call it; the first writes."""
+        save_pretrained(self.model.classifier, folder, tokenizer_path)

@@ -1,0 +1,140 @@
+"""The two shapes of model that roles hold: a policy (log-probabilities of tokens) and a scalar model (values, scores).
+
+Both wrap a transformers model without changing its parameters' names, so that what is saved is a plain Hugging Face
+checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlhf_dist.config.schema import ModelConfig
+from rlhf_dist.device import Device
+from rlhf_dist.errors import UserError
+from rlhf_dist.models.heads import LMHead
+from rlhf_dist.models.layout import Padded, predicting_positions
+
+# Config entries by which some architectures change the logits behind the head, where LMHead would not see it.
+_LOGIT_CHANGES = ("final_logit_softcapping", "logits_scaling", "logit_scale", "lm_head_multiplier")
+
+
+class PolicyModel(nn.Module):
+    """A causal language model that answers with log-probabilities of response tokens.
+
+    Args:
+        lm: a transformers causal language model; its head is replaced by :class:`LMHead` in place.
+    """
+
+    def __init__(self, lm: Any) -> None:
+        super().__init__()
+        for key in _LOGIT_CHANGES:
+            if getattr(lm.config, key, None) not in (None, 1, 1.0):
+                raise UserError(f"model {lm.config._name_or_path}: architectures with {key} are not supported")
+        lm.set_output_embeddings(LMHead(lm.get_output_embeddings()))
+        self.lm = lm
+
+    def forward(self, batch: Padded, tokens: Tensor, response_lengths: Tensor, temperature: float) -> Any:
+        """Log-probabilities ``[R]`` and entropies ``[R]`` (float32, nats) of a micro-batch's response tokens.
+
+        Args:
+            batch: the padded micro-batch.
+            tokens: ``[T]`` int64, the same tokens flat.
+            response_lengths: ``[b]`` int64.
+            temperature: divides the logits.
+        """
+        rows, positions = predicting_positions(batch.lengths, response_lengths)
+        starts = torch.cumsum(batch.lengths, 0) - batch.lengths
+        targets = tokens[starts[rows] + positions + 1].to(batch.input_ids.device)
+        hidden = _hidden_states(self.lm.base_model, batch)
+        picked = hidden.flatten(0, 1)[batch.flat_index(rows, positions)]
+        return self.lm.get_output_embeddings()(picked, targets, temperature)
+
+
+class ScalarModel(nn.Module):
+    """A backbone with one linear output: the critic's value of a state, or the reward model's score of a sequence.
+
+    Args:
+        classifier: a transformers sequence classifier with one label and its head named ``score``.
+    """
+
+    def __init__(self, classifier: Any) -> None:
+        super().__init__()
+        if not isinstance(getattr(classifier, "score", None), nn.Linear):
+            raise UserError(
+                f"model {classifier.config._name_or_path}: {type(classifier).__name__} has no linear 'score' head"
+            )
+        self.classifier = classifier
+
+    def forward(self, batch: Padded, rows: Tensor, positions: Tensor) -> Tensor:
+        """The output at given places: ``[N]`` float32 for rows ``[N]`` and positions ``[N]`` of the micro-batch."""
+        hidden = _hidden_states(self.classifier.base_model, batch)
+        picked = hidden.flatten(0, 1)[batch.flat_index(rows, positions)]
+        return self.classifier.score(picked).squeeze(-1).float()
+
+
+def _hidden_states(backbone: Any, batch: Padded) -> Tensor:
+    return backbone(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        position_ids=batch.position_ids,
+        use_cache=False,
+    ).last_hidden_state
+
+
+def _common_arguments(config: ModelConfig, device: Device) -> dict[str, Any]:
+    return {
+        "dtype": device.dtype(config.dtype),
+        "attn_implementation": device.attention(config.attention),
+        "trust_remote_code": config.trust_remote_code,
+        "use_safetensors": True,
+    }
+
+
+def _load(auto_class: Any, config: ModelConfig, device: Device, **extra: Any) -> Any:
+    try:
+        return auto_class.from_pretrained(config.path, **_common_arguments(config, device), **extra)
+    except (OSError, ValueError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise UserError(f"model.path={config.path!r} cannot be loaded: {first_line}") from error
+
+
+def load_policy(config: ModelConfig, device: Device) -> PolicyModel:
+    """A causal language model from a Hugging Face directory or hub name (safetensors only), on CPU.
+
+    Raises:
+        UserError: it cannot be loaded, or its architecture is one that :class:`PolicyModel` refuses.
+    """
+    from transformers import AutoModelForCausalLM
+
+    lm = _load(AutoModelForCausalLM, config, device)
+    if config.gradient_checkpointing:
+        lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return PolicyModel(lm)
+
+
+def load_scalar(config: ModelConfig, device: Device, zero_new_head: bool = False) -> ScalarModel:
+    """A scalar model from a reward model's or a plain language model's directory, on CPU.
+
+    A language model has no such head: a new one is drawn from N(0, 1/(H+1)) (Stiennon et al., arXiv 2009.01325,
+    appendix), or is all zeros with ``zero_new_head``, so that a critic's first values are 0.
+
+    Raises:
+        UserError: it cannot be loaded, or its architecture has no sequence classifier.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    classifier, info = _load(
+        AutoModelForSequenceClassification, config, device, num_labels=1, output_loading_info=True
+    )
+    model = ScalarModel(classifier)
+    if any(key.startswith("score.") for key in info["missing_keys"]):
+        with torch.no_grad():
+            weight = classifier.score.weight
+            weight.zero_() if zero_new_head else weight.normal_(std=1.0 / math.sqrt(weight.shape[1] + 1))
+    if config.gradient_checkpointing:
+        classifier.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model

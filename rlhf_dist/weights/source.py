@@ -1,0 +1,106 @@
+"""The full weights of a module that DeepSpeed ZeRO trains, whatever the stage, one tensor at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from math import prod
+from typing import Any
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+
+from rlhf_dist.weights.packing import ParamInfo, dtype_name
+
+
+class ZeroWeightSource:
+    """A re-iterable stream of a module's full parameters.
+
+    ``metadata()`` says what iteration yields, without moving anything. Iteration yields ``(name, tensor)`` on rank 0,
+    where each tensor is an own copy, full and contiguous. On the other ranks it takes part in the gathers and yields
+    nothing. Under ZeRO stage 3 every rank must iterate at the same time, and to the end:
+
+        for _ in source: pass
+
+    A tied parameter appears once, under the name it was registered with first: ``lm_head.weight`` does not appear
+    where it is the embedding. That is what a checkpoint of such a model holds, and what its loaders expect.
+    """
+
+    def __init__(self, module: nn.Module, bucket_bytes: int, dtype: torch.dtype | None = None) -> None:
+        """
+        Args:
+            module: a Hugging Face model, bare (not DeepSpeed's engine around it): its parameters' names are sent.
+            bucket_bytes: under stage 3, most bytes of parameters gathered at once (a larger one goes alone).
+            dtype: floating-point parameters are converted to it; None leaves them as they are.
+        """
+        self._module = module
+        self._bucket_bytes = bucket_bytes
+        self._dtype = dtype
+
+    def metadata(self) -> list[ParamInfo]:
+        """Name, dtype as yielded, and full shape of every parameter, in the order of iteration."""
+        return [
+            ParamInfo(name, dtype_name(self._wire_dtype(parameter)), _full_shape(parameter))
+            for name, parameter in self._module.named_parameters()
+        ]
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        keep = _rank() == 0
+        for group in self._groups():
+            with _gathered([parameter for _, parameter in group]):
+                for name, parameter in group if keep else ():
+                    yield name, parameter.detach().to(self._wire_dtype(parameter), copy=True).contiguous()
+
+    def _groups(self) -> Iterator[list[tuple[str, nn.Parameter]]]:
+        """The parameters in order, in groups of at most bucket_bytes."""
+        group: list[tuple[str, nn.Parameter]] = []
+        held = 0
+        for name, parameter in self._module.named_parameters():
+            size = prod(_full_shape(parameter)) * parameter.element_size()
+            if group and held + size > self._bucket_bytes:
+                yield group
+                group, held = [], 0
+            group.append((name, parameter))
+            held += size
+        if group:
+            yield group
+
+    def _wire_dtype(self, parameter: Tensor) -> torch.dtype:
+        return self._dtype if self._dtype is not None and parameter.is_floating_point() else parameter.dtype
+
+
+def gathered_state_dict(
+    module: nn.Module, bucket_bytes: int, dtype: torch.dtype | None = None
+) -> dict[str, Tensor]:
+    """The module's full state dict in host memory on rank 0, ``{}`` on the other ranks; every rank must call it.
+
+    Holds each tied parameter once (see :class:`ZeroWeightSource`), and the persistent buffers. Arguments are
+    ZeroWeightSource's.
+    """
+    state = {name: tensor.cpu() for name, tensor in ZeroWeightSource(module, bucket_bytes, dtype)}
+    if _rank() != 0:
+        return {}
+    persistent = module.state_dict().keys()
+    for name, buffer in module.named_buffers():
+        if name in persistent:
+            state[name] = buffer.detach().to("cpu", copy=True)
+    return state
+
+
+def _full_shape(parameter: Any) -> tuple[int, ...]:
+    """The unsharded shape; ZeRO stage 3 keeps it in ds_shape and leaves the parameter itself empty."""
+    return tuple(parameter.ds_shape if hasattr(parameter, "ds_shape") else parameter.shape)
+
+
+def _gathered(parameters: list[nn.Parameter]) -> AbstractContextManager[Any]:
+    """The context in which ``parameters`` are full on every rank."""
+    if not any(hasattr(parameter, "ds_id") for parameter in parameters):
+        return nullcontext()
+    from deepspeed.zero import GatheredParameters  # type: ignore[import-untyped]
+
+    return GatheredParameters(parameters)
+
+
+def _rank() -> int:
+    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0

@@ -1,0 +1,157 @@
+"""The full weights of a module under every ZeRO stage, on two gloo ranks for real."""
+
+import multiprocessing
+import os
+import socket
+
+import pytest
+import torch
+
+from rlhf_dist.weights.packing import ParamInfo
+from rlhf_dist.weights.source import ZeroWeightSource, gathered_state_dict
+
+BUCKET = 40_000  # bytes: several groups for the tiny model, smaller than its embedding
+STAGES = (0, 1, 2, 3)
+
+
+def tiny_llama(tied):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=259,  # odd, so that nothing divides by two ranks
+        hidden_size=64,
+        intermediate_size=91,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        tie_word_embeddings=tied,
+    )
+    return LlamaForCausalLM(config)
+
+
+def checkpoint(model):
+    """What a checkpoint of the model holds: a tied head is not in it."""
+    state = model.state_dict()
+    if model.config.tie_word_embeddings:
+        del state["lm_head.weight"]
+    return {name: tensor.clone() for name, tensor in state.items()}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_plain_module_yields_its_checkpoint_in_own_copies(tied):
+    model = tiny_llama(tied)
+    source = ZeroWeightSource(model, BUCKET)
+    pairs = list(source)
+    assert [ParamInfo.of(*pair) for pair in pairs] == source.metadata()
+    expected = checkpoint(model)
+    assert dict(pairs).keys() == expected.keys()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in pairs)
+
+
+def test_the_wire_dtype_converts_floating_point_parameters_only():
+    class Mixed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.randn(3, 5))
+            self.steps = torch.nn.Parameter(torch.arange(4), requires_grad=False)
+
+    source = ZeroWeightSource(Mixed(), BUCKET, torch.bfloat16)
+    assert [info.dtype for info in source.metadata()] == ["bfloat16", "int64"]
+    assert [tensor.dtype for _, tensor in source] == [torch.bfloat16, torch.int64]
+
+
+def test_a_state_dict_holds_persistent_buffers_and_no_others():
+    module = torch.nn.Linear(2, 3)
+    module.register_buffer("kept", torch.ones(2))
+    module.register_buffer("derived", torch.zeros(2), persistent=False)
+    assert gathered_state_dict(module, BUCKET).keys() == {"weight", "bias", "kept"}
+
+
+def zero_engine(model, stage, bf16):
+    import deepspeed
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    config = {
+        "train_micro_batch_size_per_gpu": 1,
+        "train_batch_size": 2,
+        "bf16": {"enabled": bf16},
+        "zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 100},
+        "zero_allow_untested_optimizer": True,
+    }
+    return deepspeed.initialize(model=model, optimizer=optimizer, config=config)[0]
+
+
+def streamed(module):
+    """What the source says and yields on this rank."""
+    source = ZeroWeightSource(module, BUCKET)
+    metadata = source.metadata()
+    return metadata, [(name, tensor) for name, tensor in source]
+
+
+def zero_rank(rank, port, tied, bf16, queue):
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE="2",
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+        DS_ACCELERATOR="cpu",
+    )
+    torch.set_num_threads(1)
+    import deepspeed
+
+    deepspeed.init_distributed("gloo", verbose=False)
+    results = {}
+    for stage in STAGES:
+        model = tiny_llama(tied)
+        expected = checkpoint(model)
+        engine = zero_engine(model, stage, bf16)
+        metadata, before = streamed(engine.module)
+        tokens = torch.arange(12).view(1, 12) + rank
+        engine.backward(engine(input_ids=tokens, labels=tokens).loss)
+        engine.step()
+        state = gathered_state_dict(engine.module, BUCKET)
+        results[stage] = {
+            "metadata": metadata == [ParamInfo.of(*pair) for pair in before] if rank == 0 else before == [],
+            "shapes": {info.name: info.shape for info in metadata} == {k: tuple(v.shape) for k, v in expected.items()},
+            "before": all(torch.equal(t, expected[n].to(t.dtype)) for n, t in before),
+            "dtypes": {info.dtype for info in metadata},
+            "after": {name: tensor.float().numpy() for name, tensor in state.items()},
+        }
+    queue.put((rank, results))
+    torch.distributed.barrier()
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("tied", "bf16"), [(True, False), (False, True)])
+def test_every_zero_stage_yields_the_plain_state_dict_before_and_after_a_step(tied, bf16):
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    port = free_port()
+    ranks = [context.Process(target=zero_rank, args=(rank, port, tied, bf16, queue), daemon=True) for rank in (0, 1)]
+    for process in ranks:
+        process.start()
+    results = dict(queue.get(timeout=240) for _ in ranks)
+    for process in ranks:
+        process.join(timeout=60)
+    names = checkpoint(tiny_llama(tied)).keys()
+    for stage in STAGES:
+        for rank in (0, 1):
+            found = results[rank][stage]
+            assert found["metadata"] and found["shapes"] and found["before"], (stage, rank)
+            assert found["dtypes"] == {"bfloat16" if bf16 else "float32"}
+        assert results[1][stage]["after"] == {}
+        assert results[0][stage]["after"].keys() == names
+        for name, reference in results[0][0]["after"].items():
+            tensor = torch.from_numpy(results[0][stage]["after"][name])
+            torch.testing.assert_close(tensor, torch.from_numpy(reference), atol=2e-2 if bf16 else 1e-5, rtol=0)
