@@ -7,7 +7,7 @@ from typing import Any
 
 
 @cache
-def _analyzer() -> Any:  # noqa: ANN401 - the package has no types
+def _analyzer() -> Any:
     from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
     return SentimentIntensityAnalyzer()

@@ -65,8 +65,8 @@ def cut(tokenizer: Tokenizer, sentence: str, rng: random.Random) -> tuple[str, s
 
 def is_single(sentence: str) -> bool:
     """Whether the text is one whole sentence (some Rotten Tomatoes lines are several, or a piece)."""
-    inner = sentence[:-1]
-    return sentence[0].isalpha() and sentence[-1] in ".!" and not any(mark in inner for mark in (". ", "...", "! ", "? "))
+    whole = sentence[0].isalpha() and sentence[-1] in ".!"
+    return whole and not any(mark in sentence[:-1] for mark in (". ", "...", "! ", "? "))
 
 
 def demonstrations(corpus: texts.Corpus, tokenizer: Tokenizer) -> list[Row]:

@@ -1,6 +1,6 @@
 """Makes the demo's base model: a byte-level BPE of 2048 tokens and a small Llama, from review text.
 
-    python -m demo.pretrain --minutes 70
+    python -m demo.pretrain --minutes 72
 
 Runs on the CPU, saves its state every few minutes, and goes on from there when started again.
 At the end it writes the model and the tokenizer in Hugging Face format.
@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import random
 import shutil
+import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -153,7 +155,7 @@ def held_out_loss(model: LlamaForCausalLM, documents: list[np.ndarray], window: 
     return sum(losses) / len(losses)
 
 
-def write_atomically(folder: Path, fill) -> None:  # noqa: ANN001 - a function of a Path
+def write_atomically(folder: Path, fill: Callable[[Path], Any]) -> None:
     """Lets `fill` write into a folder beside the target, then puts it in the target's place."""
     beside = folder.with_name(folder.name + ".new")
     shutil.rmtree(beside, ignore_errors=True)
@@ -163,83 +165,100 @@ def write_atomically(folder: Path, fill) -> None:  # noqa: ANN001 - a function o
     os.replace(beside, folder)
 
 
-def train(args: argparse.Namespace, text: Text, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """Trains until the time is over; `args.work` keeps the state, from which a new start goes on."""
-    torch.manual_seed(1)
-    model = new_model(tokenizer)
-    print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f}M parameters", flush=True)
+def new_optimizer(model: LlamaForCausalLM, lr: float) -> torch.optim.AdamW:
+    """AdamW; only matrices decay."""
     groups = [
         {"params": [p for p in model.parameters() if p.dim() > 1], "weight_decay": 0.1},
         {"params": [p for p in model.parameters() if p.dim() == 1], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.95), fused=True)
-    state = {"step": 0, "seconds": 0.0}
-    saved = args.work / "state" / "state.pt"
-    if saved.exists():
-        kept = torch.load(saved)
-        model.load_state_dict(kept["model"])
-        optimizer.load_state_dict(kept["optimizer"])
-        state = kept["state"]
-        print(f"goes on from step {state['step']}", flush=True)
+    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), fused=True)
 
-    reviews = Stream(encode(tokenizer, text.reviews), args.window, seed=1 + state["step"])
-    single = Stream(encode(tokenizer, text.sentences), args.window, seed=2 + state["step"])
-    held_reviews = encode(tokenizer, text.held_out_reviews)
-    held_single = encode(tokenizer, text.held_out_sentences)
-    tokens_of = [sum(map(len, stream.documents)) for stream in (reviews, single)]
-    print(f"training tokens: {tokens_of[0]} in reviews, {tokens_of[1]} in sentences", flush=True)
 
-    def loss_of(rows: torch.Tensor) -> torch.Tensor:
-        return model(input_ids=rows, labels=rows, use_cache=False).loss
+class Training:
+    """Model, optimizer and data of one run, with the state that a new start goes on from."""
 
-    forward = torch.compile(loss_of) if args.compile else loss_of
-    mix = random.Random(3 + state["step"])
-    begin = last_save = last_print = time.monotonic() - state["seconds"]
-    last_save = last_print = time.monotonic()
-    losses: list[float] = []
-    while True:
-        state["seconds"] = time.monotonic() - begin
-        done = state["seconds"] / (60 * args.minutes)
-        if done >= 1 or state["step"] == args.max_steps:
-            break
-        factor, share = schedule(done)
-        for group in optimizer.param_groups:
-            group["lr"] = args.lr * factor
-        rows = [(reviews if mix.random() < share else single).next() for _ in range(args.batch)]
-        loss = forward(torch.from_numpy(np.stack(rows)))
+    def __init__(self, args: argparse.Namespace, text: Text, tokenizer: PreTrainedTokenizerFast) -> None:
+        torch.manual_seed(1)
+        self.args, self.tokenizer = args, tokenizer
+        self.model = new_model(tokenizer)
+        self.optimizer = new_optimizer(self.model, args.lr)
+        self.step, self.seconds = 0, 0.0
+        self.saved = args.work / "state" / "state.pt"
+        if self.saved.exists():
+            self._load()
+        documents = [encode(tokenizer, part) for part in (text.reviews, text.sentences)]
+        self.reviews, self.single = (
+            Stream(part, args.window, seed=number + self.step) for number, part in enumerate(documents, 1)
+        )
+        self.mix = random.Random(3 + self.step)
+        self.held_out = [encode(tokenizer, part) for part in (text.held_out_reviews, text.held_out_sentences)]
+        sizes = [sum(map(len, part)) for part in documents]
+        parameters = sum(p.numel() for p in self.model.parameters())
+        print(f"{parameters} parameters, {sizes[0]} tokens in reviews, {sizes[1]} in sentences", flush=True)
+
+    def _load(self) -> None:
+        kept = torch.load(self.saved)
+        self.model.load_state_dict(kept["model"])
+        self.optimizer.load_state_dict(kept["optimizer"])
+        self.step, self.seconds = kept["state"]["step"], kept["state"]["seconds"]
+        print(f"goes on from step {self.step}", flush=True)
+
+    def save(self) -> None:
+        """Keeps the state and a loadable model in `args.work`, and prints the held-out losses."""
+        state = {"step": self.step, "seconds": self.seconds}
+        kept = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "state": state}
+        write_atomically(self.saved.parent, lambda beside: torch.save(kept, beside / "state.pt"))
+        write_atomically(self.args.work / "latest", lambda beside: write_model(beside, self.model, self.tokenizer))
+        long, short = self.measure()
+        print(f"step {self.step} held-out: reviews {long:.4f}, sentences {short:.4f}", flush=True)
+
+    def measure(self) -> tuple[float, float]:
+        """Held-out losses: of whole reviews, of single sentences."""
+        long, short = (held_out_loss(self.model, part, self.args.window) for part in self.held_out)
+        return long, short
+
+    def update(self, rate: float, share: float) -> float:
+        """One optimizer step at a learning rate, with a share of windows of whole reviews; returns the loss."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        rows = [(self.reviews if self.mix.random() < share else self.single).next() for _ in range(self.args.batch)]
+        batch = torch.from_numpy(np.stack(rows))
+        loss = self.model(input_ids=batch, labels=batch, use_cache=False).loss
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-        state["step"] += 1
-        now = time.monotonic()
-        if now - last_print > 30:
-            speed = len(losses) * args.batch * args.window / (now - last_print)
-            print(
-                f"step {state['step']} time {done:.3f} loss {sum(losses) / len(losses):.4f} "
-                f"lr {args.lr * factor:.2e} tokens/s {speed:.0f}",
-                flush=True,
-            )
-            losses, last_print = [], now
-        if now - last_save > 60 * args.save_minutes:
-            kept = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "state": state}
-            write_atomically(saved.parent, lambda beside, kept=kept: torch.save(kept, beside / "state.pt"))
-            write_atomically(args.work / "latest", lambda beside: write_model(beside, model, tokenizer))
-            long, short = (held_out_loss(model, part, args.window) for part in (held_reviews, held_single))
-            print(f"step {state['step']} held-out: reviews {long:.4f}, sentences {short:.4f}", flush=True)
-            last_save = last_print = time.monotonic()
-            losses = []
-    result = {
-        "steps": state["step"],
-        "tokens": state["step"] * args.batch * args.window,
-        "minutes": round(state["seconds"] / 60, 1),
-        "held_out_loss_reviews": round(held_out_loss(model, held_reviews, args.window), 4),
-        "held_out_loss_sentences": round(held_out_loss(model, held_single, args.window), 4),
-        "held_out_perplexity_sentences": round(math.exp(held_out_loss(model, held_single, args.window)), 2),
-    }
-    print(json.dumps(result), flush=True)
-    return model
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        return loss.item()
+
+    def run(self) -> dict[str, float]:
+        """Trains until the time is over; returns what it did and reached."""
+        begin = time.monotonic() - self.seconds
+        last_save = last_print = time.monotonic()
+        losses: list[float] = []
+        while self.seconds < 60 * self.args.minutes and self.step != self.args.max_steps:
+            done = self.seconds / (60 * self.args.minutes)
+            factor, share = schedule(done)
+            losses.append(self.update(self.args.lr * factor, share))
+            now = time.monotonic()
+            self.seconds = now - begin
+            if now - last_print > 30:
+                speed = len(losses) * self.args.batch * self.args.window / (now - last_print)
+                mean = sum(losses) / len(losses)
+                print(f"step {self.step} time {done:.3f} loss {mean:.4f} tokens/s {speed:.0f}", flush=True)
+                losses, last_print = [], now
+            if now - last_save > 60 * self.args.save_minutes:
+                self.save()
+                losses, last_save, last_print = [], now, time.monotonic()
+        long, short = self.measure()
+        tokens = self.step * self.args.batch * self.args.window
+        return {
+            "steps": self.step,
+            "tokens": tokens,
+            "minutes": round(self.seconds / 60, 1),
+            "held_out_loss_reviews": round(long, 4),
+            "held_out_loss_sentences": round(short, 4),
+        }
 
 
 def write_model(folder: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -257,39 +276,46 @@ def write_model(folder: Path, model: LlamaForCausalLM, tokenizer: PreTrainedToke
     tokenizer.save_pretrained(folder)
 
 
-def main() -> None:
+def finish(out: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Puts the finished model in its place, and keeps the model card that lies there."""
+
+    def fill(beside: Path) -> None:
+        write_model(beside, model, tokenizer)
+        if (out / "README.md").exists():
+            shutil.copy(out / "README.md", beside)
+
+    write_atomically(out, fill)
+
+
+def main() -> int:
     """Reads the command line, trains tokenizer and model, and writes them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=72, help="time for training, on two cores")
-    parser.add_argument("--out", type=Path, default=HERE / "base", help="where the model goes")
-    parser.add_argument("--work", type=Path, default=HERE / "build", help="where the state is kept")
-    parser.add_argument("--archives", type=Path, default=HERE / "data" / "archives", help="the fetched archives")
+    parser.add_argument("--minutes", type=float, default=72, help="time for training")
+    parser.add_argument("--max-steps", type=int, default=-1, help="ends earlier, for a test")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch", type=int, default=16, help="windows in a step")
     parser.add_argument("--window", type=int, default=128, help="tokens in a window")
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--save-minutes", type=float, default=5)
-    parser.add_argument("--max-steps", type=int, default=-1, help="ends earlier, for a test")
-    parser.add_argument("--compile", action="store_true", help="uses torch.compile; pays where it is not memory bound")
+    parser.add_argument("--out", type=Path, default=HERE / "base", help="where the model goes")
+    parser.add_argument("--work", type=Path, default=HERE / "build", help="where the state is kept")
+    parser.add_argument("--archives", type=Path, default=HERE / "data" / "archives", help="the fetched archives")
     args = parser.parse_args()
-
     torch.set_num_threads(args.threads)
-    text = collect(texts.load(*texts.fetch(args.archives)))
-    args.work.mkdir(parents=True, exist_ok=True)
+    try:
+        text = collect(texts.load(*texts.fetch(args.archives)))
+    except texts.DataError as error:
+        print(f"demo.pretrain: {error}", file=sys.stderr)
+        return 2
     folder = args.work / "tokenizer"
     if not folder.exists():
-        fresh = train_tokenizer(text.reviews + text.sentences)
-        write_atomically(folder, lambda beside: fresh.save_pretrained(beside))
+        write_atomically(folder, train_tokenizer(text.reviews + text.sentences).save_pretrained)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    model = train(args, text, tokenizer)
-
-    def fill(beside: Path) -> None:
-        write_model(beside, model, tokenizer)
-        if (args.out / "README.md").exists():
-            shutil.copy(args.out / "README.md", beside)
-
-    write_atomically(args.out, fill)
+    training = Training(args, text, tokenizer)
+    print(json.dumps(training.run()), flush=True)
+    finish(args.out, training.model, tokenizer)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

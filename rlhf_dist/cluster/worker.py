@@ -38,8 +38,11 @@ class Rendezvous:
 class Worker:
     """The Ray actor's class. ``build`` makes the role's engine, ``call`` runs its methods."""
 
-    def __init__(self, name: str, log: str) -> None:
+    def __init__(self, name: str, log: str, folder: str) -> None:
         self.name = name
+        # Relative paths of the configuration mean the launcher's directory, where this node has it too.
+        if os.path.isdir(folder):
+            os.chdir(folder)
         Path(log).parent.mkdir(parents=True, exist_ok=True)
         redirect_process_output(Path(log))
 
@@ -50,7 +53,13 @@ class Worker:
             return ray.util.get_node_ip_address(), probe.getsockname()[1]
 
     def build(
-        self, device: Device, seed: int, threads: int, rendezvous: Rendezvous | None, factory: Callable[..., Any], args: Any
+        self,
+        device: Device,
+        seed: int,
+        threads: int,
+        rendezvous: Rendezvous | None,
+        factory: Callable[..., Any],
+        args: Any,
     ) -> None:
         """Prepares the process (device, threads, process group) and makes the engine: ``factory(*args)``."""
         import torch

@@ -6,7 +6,7 @@ import math
 import operator
 import re
 from collections.abc import Iterable
-from typing import Any, Union
+from typing import Any
 
 from rlhf_dist import device
 from rlhf_dist.config.schema import (
@@ -34,7 +34,6 @@ SCHEDULES = ("constant", "cosine")
 KL_CONTROLLERS = ("fixed", "adaptive")
 BACKENDS = ("vllm", "hf")
 
-Number = Union[int, float]
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -70,6 +69,7 @@ def check_cluster(cluster: ClusterConfig) -> None:
 
 def check_trained(role: str, group: TrainedRole) -> None:
     """A role that learns, under the name ``role``."""
+    check_count(f"{role}.num_workers", group.num_workers)
     _check_workers(role, group)
     _check_model(f"{role}.model", group.model)
     _choice(f"{role}.zero_stage", group.zero_stage, (0, 1, 2, 3))
@@ -79,6 +79,7 @@ def check_trained(role: str, group: TrainedRole) -> None:
 
 def check_frozen(role: str, group: FrozenRole) -> None:
     """A role that only runs forward, under the name ``role``."""
+    check_count(f"{role}.num_workers", group.num_workers)
     _check_workers(role, group)
     _check_model(f"{role}.model", group.model)
     _choice(f"{role}.zero_stage", group.zero_stage, (0, 3))
@@ -89,13 +90,11 @@ def check_frozen(role: str, group: FrozenRole) -> None:
 
 def check_rollout(rollout: RolloutConfig) -> None:
     """The section `rollout`."""
-    if rollout.num_workers != 1:
-        raise UserError(f"rollout.num_workers={rollout.num_workers} is not used: set rollout.num_engines")
     _check_workers("rollout", rollout)
     _choice("rollout.backend", rollout.backend, BACKENDS)
     _choice("rollout.dtype", rollout.dtype, DTYPES)
-    counts = ("num_engines", "max_response_tokens", "max_prompt_tokens", "samples_per_prompt", "block_size", "max_batch")
-    for key in counts:
+    check_count("rollout.num_engines", rollout.num_engines)
+    for key in ("max_response_tokens", "max_prompt_tokens", "samples_per_prompt", "block_size", "max_batch"):
         check_count(f"rollout.{key}", value_of(rollout, key))
     _positive("rollout.temperature", rollout.temperature)
     _positive("rollout.memory_gib", rollout.memory_gib)
@@ -107,8 +106,8 @@ def check_weights(weights: WeightsConfig) -> None:
     """The section `weights`."""
     check_count("weights.bucket_mb", weights.bucket_mb)
     check_count("weights.verify_every", weights.verify_every, 0)
-    check_count("weights.verify_sequences", weights.verify_sequences)
-    _not_negative("weights.tolerance", weights.tolerance)
+    if weights.tolerance is not None:
+        _positive("weights.tolerance", weights.tolerance)
     _positive("weights.timeout_s", weights.timeout_s)
 
 
@@ -141,7 +140,6 @@ def check_examples(data: DemonstrationData | ComparisonData) -> None:
 
 
 def _check_workers(role: str, group: WorkerConfig) -> None:
-    check_count(f"{role}.num_workers", group.num_workers)
     if group.cpus_per_worker is not None:
         _not_negative(f"{role}.cpus_per_worker", group.cpus_per_worker)
     if group.threads_per_worker is not None:
@@ -171,16 +169,16 @@ def _choice(name: str, value: object, choices: Iterable[object]) -> None:
         raise UserError(f"{name}={value}: expected {', '.join(allowed)}{suggest(str(value), allowed)}")
 
 
-def _positive(name: str, value: Number) -> None:
+def _positive(name: str, value: float) -> None:
     if not (value > 0 and math.isfinite(value)):
         raise UserError(f"{name}={value}: expected a number above 0")
 
 
-def _not_negative(name: str, value: Number) -> None:
+def _not_negative(name: str, value: float) -> None:
     if not (value >= 0 and math.isfinite(value)):
         raise UserError(f"{name}={value}: expected 0 or more")
 
 
-def _between(name: str, value: Number, least: Number, most: Number) -> None:
+def _between(name: str, value: float, least: float, most: float) -> None:
     if not least <= value <= most:
         raise UserError(f"{name}={value}: expected a number from {least} to {most}")

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Union
 
 import yaml
 
@@ -19,7 +18,7 @@ BASE = "base"  # the key that names the file a recipe stands on
 _DEEPEST = 16  # levels of nesting; the schema has fewer, and an alias may point at its own parent
 _NULL = "tag:yaml.org,2002:null"
 
-Value = Union[str, list[str], None]
+Value = str | list[str] | None
 
 
 @dataclass(frozen=True)

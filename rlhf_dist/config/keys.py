@@ -88,14 +88,14 @@ def _leaf_type(hint: Any) -> tuple[type, bool]:
 def _comment(kind: type, field: str) -> str:
     """The comment of a field, from the class of ``kind``'s line that defines it."""
     for cls in kind.__mro__:
-        if field in cls.__dict__.get("__annotations__", {}):
+        if field in inspect.get_annotations(cls):
             return _comments(sys.modules[cls.__module__])[cls.__name__, field]
     raise KeyError(f"{kind.__name__} has no field {field}")
 
 
 @functools.lru_cache
 def _comments(module: ModuleType) -> dict[tuple[str, str], str]:
-    """(class, field) -> the comment on the field's last line and on the comment lines that follow it."""
+    """(class, field) -> the comments on the field's lines and on the comment lines that follow them."""
     source = inspect.getsource(module)
     notes, bare = _comment_lines(source)
     found: dict[tuple[str, str], str] = {}
@@ -105,11 +105,11 @@ def _comments(module: ModuleType) -> dict[tuple[str, str], str]:
         for node in cls.body:
             if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
                 continue
-            line = node.end_lineno or node.lineno
-            parts = [notes[line]] if line in notes else []
-            while parts and line + 1 in bare:
-                line += 1
-                parts.append(notes[line])
+            end = node.end_lineno or node.lineno
+            parts = [notes[line] for line in range(node.lineno, end + 1) if line in notes]
+            while parts and end + 1 in bare:
+                end += 1
+                parts.append(notes[end])
             found[cls.name, node.target.id] = " ".join(parts)
     return found
 

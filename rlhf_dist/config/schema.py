@@ -41,9 +41,8 @@ class OptimConfig:
 
 @dataclass
 class WorkerConfig:
-    """How many workers a role has, and what each of them takes."""
+    """What each worker of a role takes."""
 
-    num_workers: int = 1
     cpus_per_worker: Optional[float] = None  # Ray CPUs; null: 1 beside an accelerator, 0.1 on a CPU device, where roles take turns
     threads_per_worker: Optional[int] = None  # null: on CPU the machine's cores / num_workers, as roles take turns; 1 beside an accelerator
 
@@ -52,6 +51,7 @@ class WorkerConfig:
 class TrainedRole(WorkerConfig):
     """A role that learns: actor, critic, or the model of SFT and reward training."""
 
+    num_workers: int = 1
     model: ModelConfig = field(default_factory=ModelConfig)
     zero_stage: int = 0  # 0 | 1 | 2 | 3
     micro_batch_tokens: int = 4096  # padded tokens of one forward and backward on one worker
@@ -62,6 +62,7 @@ class TrainedRole(WorkerConfig):
 class FrozenRole(WorkerConfig):
     """A role that only runs forward: reference and reward model."""
 
+    num_workers: int = 1
     model: ModelConfig = field(default_factory=ModelConfig)
     zero_stage: int = 0  # 0 | 3
     micro_batch_tokens: int = 16384
@@ -77,7 +78,7 @@ class RewardRole(FrozenRole):
 
 @dataclass
 class RolloutConfig(WorkerConfig):
-    """Who samples, and how. num_workers is not used here: num_engines is."""
+    """Who samples, and how."""
 
     backend: str = "vllm"  # vllm | hf
     num_engines: int = 1

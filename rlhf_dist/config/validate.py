@@ -15,8 +15,15 @@ from rlhf_dist.config.keys import schema_keys
 from rlhf_dist.config.models import check_context, check_same_tokens
 from rlhf_dist.config.paths import check_data_path, check_model_path
 from rlhf_dist.config.resolve import is_given
-from rlhf_dist.config.schema import ComparisonData, DemonstrationData, PPOConfig, PromptData
-from rlhf_dist.config.schema import RewardConfig, RunConfig, SFTConfig
+from rlhf_dist.config.schema import (
+    ComparisonData,
+    DemonstrationData,
+    PPOConfig,
+    PromptData,
+    RewardConfig,
+    RunConfig,
+    SFTConfig,
+)
 from rlhf_dist.errors import UserError
 
 _FUNCTION = re.compile(r".+:[^\W\d]\w*(\.[^\W\d]\w*)*")  # "module:name" or "file.py:name"
@@ -129,8 +136,8 @@ def _check_block_size(config: PPOConfig) -> None:
 
 
 def _check_ppo_models(config: PPOConfig) -> None:
-    roles = {"actor": config.actor, "reference": config.reference, "critic": config.critic}
-    paths = {f"{role}.model.path": group.model.path for role, group in roles.items()}
+    models = {"actor": config.actor.model, "reference": config.reference.model, "critic": config.critic.model}
+    paths = {f"{role}.model.path": model.path for role, model in models.items()}
     if config.reward.function is None:
         paths["reward.model.path"] = config.reward.model.path
     limits = {

@@ -159,7 +159,9 @@ class PPO:
 
     def _train(self, number: int, batch: TrainBatch) -> tuple[ActorStats | None, CriticStats]:
         ppo, roles = self.config.ppo, self.roles
-        plan = minibatch_plan(len(batch), ppo.minibatch_size, ppo.epochs, seed=self.config.run.seed * 1_000_003 + number)
+        plan = minibatch_plan(
+            len(batch), ppo.minibatch_size, ppo.epochs, seed=self.config.run.seed * 1_000_003 + number
+        )
         critic = roles.critic.train(batch, plan, ppo.value_clip)
         if number <= ppo.critic_warmup_steps:
             return None, self._run(critic)[0]

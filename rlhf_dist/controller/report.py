@@ -140,7 +140,7 @@ def _summary(summary: Mapping[str, Any] | None) -> str:
     if summary is None:
         return ""
     lines = [
-        f'<tr><td>{_text(row.label)}</td><td>{row.before}</td><td>{row.after}</td><td>{row.change}</td></tr>'
+        f"<tr><td>{_text(row.label)}</td><td>{row.before}</td><td>{row.after}</td><td>{row.change}</td></tr>"
         for row in summary_rows(summary)
     ]
     facts = "".join(f"<div>{_text(name)} <b>{_text(value)}</b></div>" for name, value in summary_facts(summary).items())

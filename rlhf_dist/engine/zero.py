@@ -33,8 +33,11 @@ def _deepspeed_config(zero_stage: int, dtype: torch.dtype, grad_clip: float) -> 
         "steps_per_print": 2**31 - 1,
         "gradient_clipping": grad_clip,
         "bf16": {"enabled": dtype == torch.bfloat16},
+        "data_types": {"grad_accum_dtype": "fp32"},
         "zero_optimization": {
-            "stage": zero_stage,
+            # Without ZeRO, DeepSpeed keeps no float32 copy of bfloat16 weights, and small updates are lost; stage 1
+            # does, and is the same training otherwise.
+            "stage": max(zero_stage, 1) if dtype == torch.bfloat16 else zero_stage,
             "overlap_comm": False,
             "reduce_bucket_size": 50_000_000,
             "allgather_bucket_size": 50_000_000,

@@ -127,9 +127,7 @@ def load_scalar(config: ModelConfig, device: Device, zero_new_head: bool = False
     """
     from transformers import AutoModelForSequenceClassification
 
-    classifier, info = _load(
-        AutoModelForSequenceClassification, config, device, num_labels=1, output_loading_info=True
-    )
+    classifier, info = _load(AutoModelForSequenceClassification, config, device, num_labels=1, output_loading_info=True)
     model = ScalarModel(classifier)
     if any(key.startswith("score.") for key in info["missing_keys"]):
         with torch.no_grad():

@@ -70,9 +70,7 @@ class ZeroWeightSource:
         return self._dtype if self._dtype is not None and parameter.is_floating_point() else parameter.dtype
 
 
-def gathered_state_dict(
-    module: nn.Module, bucket_bytes: int, dtype: torch.dtype | None = None
-) -> dict[str, Tensor]:
+def gathered_state_dict(module: nn.Module, bucket_bytes: int, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
     """The module's full state dict in host memory on rank 0, ``{}`` on the other ranks; every rank must call it.
 
     Holds each tied parameter once (see :class:`ZeroWeightSource`), and the persistent buffers. Arguments are
@@ -97,9 +95,9 @@ def _gathered(parameters: list[nn.Parameter]) -> AbstractContextManager[Any]:
     """The context in which ``parameters`` are full on every rank."""
     if not any(hasattr(parameter, "ds_id") for parameter in parameters):
         return nullcontext()
-    from deepspeed.zero import GatheredParameters  # type: ignore[import-untyped]
+    import deepspeed  # type: ignore[import-untyped]
 
-    return GatheredParameters(parameters)
+    return deepspeed.zero.GatheredParameters(parameters)
 
 
 def _rank() -> int:

@@ -4,8 +4,8 @@ The actor's worker 0 is the group's rank 0 and the only sender; every process of
 The group shares nothing with the default group of ``torch.distributed``, which the actor's workers and vLLM's use
 for themselves.
 
-    sender:    group = BroadcastGroup.listen(...); hand group.endpoint to the receivers; group.connect(); group.send(...)
-    receiver:  group = BroadcastGroup.dial(endpoint, rank); group.connect(); for name, tensor in group.receive(...)
+    sender:   group = BroadcastGroup.listen(...); give group.endpoint to the receivers; group.connect(); group.send(...)
+    receiver: group = BroadcastGroup.dial(endpoint, rank); group.connect(); for name, tensor in group.receive(...)
 
 Whoever waits for another process does so at a deadline, and the error names the processes that did not come.
 """
@@ -83,9 +83,7 @@ class BroadcastGroup:
             bucket_bytes: most bytes of one broadcast.
             timeout_s: deadline of every wait, seconds.
         """
-        store = TCPStore(
-            host, 0, is_master=True, timeout=timedelta(seconds=timeout_s), wait_for_workers=False
-        )
+        store = TCPStore(host, 0, is_master=True, timeout=timedelta(seconds=timeout_s), wait_for_workers=False)
         endpoint = Endpoint(host, store.port, device.name, bucket_bytes, timeout_s, tuple(members))
         return cls(endpoint, 0, store)
 

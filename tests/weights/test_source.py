@@ -93,6 +93,15 @@ def streamed(module):
 
 
 def zero_rank(rank, port, tied, bf16, queue):
+    try:
+        queue.put((rank, measure(rank, port, tied, bf16)))
+    except Exception as error:
+        queue.put((rank, f"{type(error).__name__}: {error}"))
+        raise
+    torch.distributed.barrier()
+
+
+def measure(rank, port, tied, bf16):
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),
@@ -122,8 +131,7 @@ def zero_rank(rank, port, tied, bf16, queue):
             "dtypes": {info.dtype for info in metadata},
             "after": {name: tensor.float().numpy() for name, tensor in state.items()},
         }
-    queue.put((rank, results))
-    torch.distributed.barrier()
+    return results
 
 
 def free_port():
@@ -144,6 +152,7 @@ def test_every_zero_stage_yields_the_plain_state_dict_before_and_after_a_step(ti
     results = dict(queue.get(timeout=240) for _ in ranks)
     for process in ranks:
         process.join(timeout=60)
+    assert not any(isinstance(result, str) for result in results.values()), results
     names = checkpoint(tiny_llama(tied)).keys()
     for stage in STAGES:
         for rank in (0, 1):

@@ -1,0 +1,13 @@
+#!/usr/bin/env python3
+"""Step 1, supervised fine-tuning: `--help` lists the keys of the configuration.
+
+launch/sft_llama.py [--config FILE] [key=value ...]
+"""
+
+import sys
+from pathlib import Path
+
+from rlhf_dist.main import sft
+
+if __name__ == "__main__":
+    sys.exit(sft(sys.argv[1:], Path(__file__).resolve().parent.parent / "configs" / "sft_llama.yaml"))

@@ -1,0 +1,130 @@
+"""Reads the rows of a data set, each with the place it stands in, so that every later message can name it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlhf_dist.config.paths import check_data_path
+from rlhf_dist.config.suggest import suggest
+from rlhf_dist.data.hub import hub_reachable
+from rlhf_dist.errors import UserError
+
+_WORDS = {str: "a text", list: "a list", dict: "an object", int: "an integer", float: "a number", bool: "true or false"}
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row of a data set.
+
+    Attributes:
+        where: `file:line` of a JSONL file, else `name row N`, from 1.
+        fields: what stands there, not yet checked.
+    """
+
+    where: str
+    fields: Mapping[str, Any]
+
+    def has(self, name: str) -> bool:
+        """Whether the field is there, and not null."""
+        return name in self.fields and self.fields[name] is not None
+
+    def text(self, name: str) -> str:
+        """The text of a field. UserError where it is missing or no text."""
+        return str(self._get(name, str))
+
+    def list(self, name: str) -> list[Any]:
+        """The list of a field. UserError where it is missing or no list."""
+        return list(self._get(name, list))
+
+    def _get(self, name: str, kind: type) -> Any:
+        if not self.has(name):
+            there = ", ".join(self.fields) or "none"
+            raise self.error(f"the field {name!r} is missing, there are: {there}{suggest(name, self.fields)}")
+        value = self.fields[name]
+        if not isinstance(value, kind):
+            raise self.error(f"the field {name!r} is {kind_of(value)}, expected {_WORDS[kind]}")
+        return value
+
+    def error(self, message: str) -> UserError:
+        """A UserError that names this row."""
+        return UserError(f"{self.where}: {message}")
+
+
+def read_records(path: str, split: str) -> list[Record]:
+    """All rows of a data set, in order.
+
+    Args:
+        path: a .jsonl file (UTF-8, one object a line; blank lines are skipped), a .parquet file, or a hub name.
+        split: which split of a hub name; files have none.
+
+    Raises:
+        UserError: the data set is missing, empty, malformed, or of an unknown kind.
+    """
+    check_data_path(path, "data")
+    suffix = Path(path).suffix if Path(path).is_file() else ""
+    if suffix == ".jsonl":
+        records = list(_jsonl(Path(path)))
+    else:
+        rows = _parquet(path) if suffix == ".parquet" else _hub(path, split)
+        records = [Record(f"{path} row {number}", row) for number, row in enumerate(rows, 1)]
+    if not records:
+        raise UserError(f"{path} is empty")
+    return records
+
+
+def kind_of(value: Any) -> str:
+    """What a JSON value is, in words."""
+    return "null" if value is None else _WORDS.get(type(value), type(value).__name__)
+
+
+def _jsonl(path: Path) -> Iterator[Record]:
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    where = f"{path}:{number}"
+                    yield Record(where, _object(line, where))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _object(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: not UTF-8 text (byte {error.start + 1} of the line)") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: not valid JSON: {error.msg} at column {error.colno}") from error
+    except RecursionError as error:
+        raise UserError(f"{where}: not valid JSON: nested too deeply") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: the line is {kind_of(value)}, expected an object of fields")
+    return value
+
+
+def _parquet(path: str) -> Iterable[dict[str, Any]]:
+    import datasets
+
+    try:  # streaming reads the file in place, without a copy in the cache
+        return list(datasets.load_dataset("parquet", data_files=path, split="train", streaming=True))
+    except Exception as error:  # pyarrow and datasets have many, all mean that the file is no Parquet file
+        raise UserError(f"{path}: cannot be read as Parquet: {_first_line(error)}") from error
+
+
+def _hub(path: str, split: str) -> Iterable[dict[str, Any]]:
+    import datasets
+
+    if not hub_reachable():
+        raise UserError(f"there is no file {path}, and as a hub name it cannot be looked up: the hub cannot be reached")
+    try:
+        return datasets.load_dataset(path, split=split)
+    except Exception as error:  # a name or split that is not there, a script, an interrupted download, ...
+        raise UserError(f"data set {path} (split {split}) cannot be loaded: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

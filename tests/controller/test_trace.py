@@ -1,0 +1,127 @@
+"""Phase times and the trace: what counts into a step, how lanes are told apart, that the file is small and valid."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from rlhf_dist.controller.trace import Timer
+
+
+def _events(path: Path) -> list[dict]:
+    return [event for event in json.loads(path.read_text())["traceEvents"] if event["ph"] == "X"]
+
+
+def test_a_step_reports_each_phase_and_its_whole() -> None:
+    timer = Timer()
+    timer.start_step(1)
+    with timer("rollout"):
+        time.sleep(0.02)
+    with timer("train"):
+        time.sleep(0.01)
+    metrics = timer.step_metrics()
+    assert set(metrics) == {"time/rollout_s", "time/train_s", "time/step_s"}
+    assert metrics["time/rollout_s"] >= 0.02
+    assert metrics["time/step_s"] >= metrics["time/rollout_s"] + metrics["time/train_s"]
+
+
+def test_a_phase_that_runs_twice_counts_twice_and_steps_do_not_mix() -> None:
+    timer = Timer()
+    timer.start_step(1)
+    for _ in range(2):
+        with timer("train"):
+            time.sleep(0.01)
+    assert timer.step_metrics()["time/train_s"] >= 0.02
+    timer.start_step(2)
+    assert set(timer.step_metrics()) == {"time/step_s"}
+
+
+def test_phases_outside_a_step_stand_in_the_trace_only(tmp_path: Path) -> None:
+    timer = Timer(tmp_path / "trace.json")
+    with timer("evaluate"):
+        pass
+    timer.start_step(1)
+    assert set(timer.step_metrics()) == {"time/step_s"}
+    timer.save()
+    assert [event["name"] for event in _events(tmp_path / "trace.json")] == ["evaluate", "step 1"]
+
+
+def test_the_plain_names_are_the_parts_a_step_divides_into() -> None:
+    timer = Timer()
+    timer.start_step(1)
+    with timer("score"), timer("reference"):
+        pass
+    with timer("train"), timer("backward", lane="actor"):
+        pass
+    assert set(timer.step_metrics()) == {
+        "time/score_s",
+        "time/score/reference_s",
+        "time/train_s",
+        "time/actor/backward_s",
+        "time/step_s",
+    }
+
+
+def test_a_failing_phase_is_timed_and_closed() -> None:
+    timer = Timer()
+    timer.start_step(1)
+    with pytest.raises(ValueError), timer("train"):
+        raise ValueError
+    with timer("sync"):
+        pass
+    assert set(timer.step_metrics()) == {"time/train_s", "time/sync_s", "time/step_s"}
+
+
+def test_lanes_and_threads_become_rows_of_the_timeline(tmp_path: Path) -> None:
+    path = tmp_path / "trace.json"
+    timer = Timer(path)
+
+    def work(lane: str) -> None:
+        with timer("train", lane=lane):
+            time.sleep(0.02)
+
+    threads = [threading.Thread(target=work, args=(lane,)) for lane in ("actor", "critic")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    timer.record("generate", "engine 0", time.time() - 1.0, 0.5)
+    timer.save()
+    trace = json.loads(path.read_text())
+    names = {event["args"]["name"]: event["tid"] for event in trace["traceEvents"] if event["ph"] == "M"}
+    by_lane = {event["cat"]: event for event in _events(path)}
+    assert {lane: by_lane[lane]["tid"] for lane in by_lane} == {lane: names[lane] for lane in by_lane}
+    assert by_lane["actor"]["dur"] >= 20_000
+    assert by_lane["engine 0"]["dur"] == 500_000
+    assert 900_000 < by_lane["actor"]["ts"] - by_lane["engine 0"]["ts"] < 5_000_000
+
+
+def test_a_long_run_keeps_its_newest_events_and_says_how_many_went(tmp_path: Path) -> None:
+    path = tmp_path / "trace.json"
+    timer = Timer(path, max_events=10)
+    for number in range(25):
+        with timer(f"phase{number}"):
+            pass
+    timer.save()
+    assert [event["name"] for event in _events(path)] == [f"phase{number}" for number in range(15, 25)]
+    assert json.loads(path.read_text())["otherData"] == {"events_dropped": 15}
+
+
+def test_the_main_lanes_phases_are_announced() -> None:
+    seen: list[str] = []
+    timer = Timer(on_phase=seen.append)
+    with timer("score"):
+        with timer("forward", lane="critic"):
+            pass
+        with timer("wait"):
+            pass
+    assert seen == ["score", "score/wait"]
+
+
+def test_a_step_that_was_not_started_is_a_programming_error() -> None:
+    with pytest.raises(RuntimeError, match="start_step"):
+        Timer().step_metrics()

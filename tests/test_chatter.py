@@ -1,0 +1,89 @@
+"""Library output: all of it into the log, none of it on the terminal, and everything as before afterwards."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from rlhf_dist.chatter import tail
+
+_TALK = """
+def talk():
+    print("from print")
+    logging.warning("from logging")
+    warnings.warn("from warnings")
+    os.write(1, b"from C\\n")
+    os.system("echo from a child")
+"""
+_SAYINGS = ("from print", "from logging", "from warnings", "from C", "from a child")
+
+
+def _run(body: str, log: Path) -> subprocess.CompletedProcess[str]:
+    head = "import logging, os, sys, warnings\nfrom pathlib import Path\nfrom rlhf_dist.chatter import *\n"
+    code = head + f"log = Path({str(log)!r})\n" + _TALK + textwrap.dedent(body)
+    root = Path(__file__).resolve().parents[1]
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, timeout=60)
+
+
+def test_chatter_goes_to_the_log_and_the_view_to_the_terminal(tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "driver.log"
+    done = _run(
+        """
+        print("before")
+        with redirect_chatter(log) as terminal:
+            talk()
+            terminal.write("the view\\n")
+        print("after")
+        """,
+        log,
+    )
+    assert done.stdout.splitlines() == ["before", "the view", "after"]
+    assert done.stderr == ""
+    assert all(saying in log.read_text() for saying in _SAYINGS)
+
+
+def test_the_terminal_is_back_after_an_error(tmp_path: Path) -> None:
+    log = tmp_path / "driver.log"
+    done = _run(
+        """
+        try:
+            with redirect_chatter(log):
+                raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            print("stopped")
+        """,
+        log,
+    )
+    assert done.stdout == "stopped\n"
+
+
+def test_a_workers_output_goes_to_its_log_for_good(tmp_path: Path) -> None:
+    log = tmp_path / "actor-0.log"
+    done = _run("redirect_process_output(log)\ntalk()\nraise ValueError('the cause')", log)
+    assert (done.stdout, done.stderr) == ("", "")
+    assert all(saying in log.read_text() for saying in (*_SAYINGS, "ValueError: the cause"))
+
+
+@pytest.mark.parametrize(
+    ("content", "lines", "expected"),
+    [
+        ("", 3, ""),
+        ("a\nb\nc\nd\n", 2, "c\nd"),
+        ("a\n\n\nb", 5, "a\nb"),
+        ("\x1b[31mred\x1b[0m\n", 1, "red"),
+        ("10%\r50%\r100%\ndone\r\n", 2, "100%\ndone"),
+        ("x" * 70_000 + "\nlast\n", 1, "last"),
+    ],
+)
+def test_tail_gives_the_last_lines_worth_reading(tmp_path: Path, content: str, lines: int, expected: str) -> None:
+    path = tmp_path / "worker.log"
+    path.write_bytes(content.encode())
+    assert tail(path, lines) == expected
+
+
+def test_the_tail_of_a_log_that_was_never_written_is_empty(tmp_path: Path) -> None:
+    assert tail(tmp_path / "none.log") == ""
