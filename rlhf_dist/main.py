@@ -263,7 +263,7 @@ def _run_ppo(config: PPOConfig) -> None:
         _workshop(config.run, config.cluster, device, directory, _ppo_resources(config, device)) as workshop,
     ):
         desk = make_desk(workshop.placement)
-        roles = _ppo_roles(config, workshop)
+        roles = _ppo_roles(config, workshop, [data.tokenizer.eos_token_id])
         job = PPOJob(config, PPO(config, roles, desk.timer, tolerance), data, desk)
         summary = run_job(job, desk)
     _finish(directory, summary)
@@ -301,7 +301,7 @@ def _ppo_resources(config: PPOConfig, device: Device) -> list[RoleResources]:
     ]
 
 
-def _ppo_roles(config: PPOConfig, workshop: _Workshop) -> PPORoles:
+def _ppo_roles(config: PPOConfig, workshop: _Workshop, stop_tokens: list[int]) -> PPORoles:
     """Starts all workers, lets them load at the same time, and opens the way of the weights."""
     from rlhf_dist.algo.minibatches import steps_per_batch
     from rlhf_dist.cluster import roles
@@ -310,17 +310,17 @@ def _ppo_roles(config: PPOConfig, workshop: _Workshop) -> PPORoles:
     from rlhf_dist.controller.ppo import PPORoles
     from rlhf_dist.engine.policy import ActorEngine, ReferenceEngine
     from rlhf_dist.engine.scalar import CriticEngine
-    from rlhf_dist.rollout.environment import engine_env
+    from rlhf_dist.rollout.vllm_engine import engine_env
 
     device, temperature = workshop.device, config.rollout.temperature
     samples = config.ppo.prompts_per_step * config.rollout.samples_per_prompt
     total = config.ppo.steps * steps_per_batch(samples, config.ppo.minibatch_size, config.ppo.epochs)
     actor, critic, reference = (workshop.group(name, {}) for name in ("actor", "critic", "reference"))
     scorer = workshop.group("reward", {})
-    rollout = workshop.group("rollout", engine_env(device, config.rollout))
+    rollout = workshop.group("rollout", engine_env(device) if config.rollout.backend == "vllm" else {})
     wait_built(
         [
-            (rollout, _build_rollout(config, rollout)),
+            (rollout, _build_rollout(config, rollout, stop_tokens)),
             (actor, actor.build(ActorEngine, lambda _: (config.actor, device, temperature, total), collective=True)),
             (critic, critic.build(CriticEngine, lambda _: (config.critic, device, total), collective=True)),
             (
@@ -353,8 +353,7 @@ def _build_reward(config: PPOConfig, group: WorkerGroup) -> list[Any]:
     return group.build(RewardEngine, lambda _: (config.reward, group.device), collective=True)
 
 
-def _build_rollout(config: PPOConfig, group: WorkerGroup) -> list[Any]:
-    model = config.actor.model
+def _build_rollout(config: PPOConfig, group: WorkerGroup, stop_tokens: list[int]) -> list[Any]:
     match config.rollout.backend:
         case "vllm":
             from rlhf_dist.rollout.vllm_engine import VLLMEngine
@@ -366,4 +365,5 @@ def _build_rollout(config: PPOConfig, group: WorkerGroup) -> list[Any]:
             factory = HFEngine
         case other:
             raise UserError(f"rollout.backend={other!r}: expected vllm or hf")
-    return group.build(factory, lambda _: (model, config.rollout, group.device), collective=False)
+    arguments = (config.actor.model, config.rollout, group.device, stop_tokens)
+    return group.build(factory, lambda _: arguments, collective=False)

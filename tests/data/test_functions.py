@@ -31,9 +31,7 @@ def test_a_function_of_a_module_is_found() -> None:
     assert load_function("rlhf_dist.data.sampling:EpochSampler") is EpochSampler
 
 
-def test_a_function_of_a_file_is_found_from_the_current_directory(
-    judge: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_function_of_a_file_is_found_from_the_current_directory(judge: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(judge.parent)
     assert load_function("judge.py:score")(["a", "b"], ["c", "d"]) == [1.0, 1.0]
 

@@ -112,7 +112,9 @@ def test_a_missing_field_names_the_place_the_field_and_what_is_there() -> None:
     assert str(caught.value) == "f:3: the field 'prompt' is missing, there are: promt, id (did you mean promt?)"
 
 
-@pytest.mark.parametrize(("value", "kind"), [(1, "an integer"), ([], "a list"), ({}, "an object"), (True, "true or false")])
+@pytest.mark.parametrize(
+    ("value", "kind"), [(1, "an integer"), ([], "a list"), ({}, "an object"), (True, "true or false")]
+)
 def test_a_field_of_the_wrong_type_says_which_is_there(value: object, kind: str) -> None:
     with pytest.raises(UserError) as caught:
         Record("f:3", {"prompt": value}).text("prompt")

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -115,9 +116,9 @@ def test_a_member_that_never_joins_is_named_at_the_deadline():
     started = time.monotonic()
     with ThreadPoolExecutor() as pool:
         waiting = pool.submit(present.connect)
-        with pytest.raises(RunError, match="waited up to 1.5 s for rollout 1$"):
+        with pytest.raises(RunError, match=r"waited up to 1\.5 s for rollout 1$"):
             sender.connect()
-        with pytest.raises(RunError, match="rollout 0 waited .* for rollout 1$"):
+        with pytest.raises(RunError, match=r"rollout 0 waited .* for rollout 1$"):
             waiting.result()
     assert time.monotonic() - started < 10
 
@@ -135,7 +136,7 @@ def test_a_member_that_does_not_receive_is_named_and_nothing_is_sent():
         waiting = pool.submit(lambda: list(ready.receive(manifest(sent))))
         with pytest.raises(RunError, match=r"\(transfer\): actor 0 waited up to 2 s for rollout 1$"):
             sender.send(manifest(sent), source())
-        with pytest.raises(RunError, match="rollout 0 waited .* for rollout 1$"):
+        with pytest.raises(RunError, match=r"rollout 0 waited .* for rollout 1$"):
             waiting.result()
     assert not taken.is_set()
 
@@ -169,9 +170,9 @@ def test_a_member_that_dies_in_a_transfer_is_named():
         joined.result()
         started = time.monotonic()
         waiting = pool.submit(lambda: list(other.receive(manifest(sent))))
-        with pytest.raises(RunError, match="broken off at .* rollout 1"):
-            sender.send(manifest(sent), sent)
-            waiting.result()
+        errors = [pool.submit(sender.send, manifest(sent), sent).exception(), waiting.exception()]
+    assert all(error is None or isinstance(error, RunError) for error in errors)
+    assert any(re.search(r"broken off at .* rollout 1", str(error)) for error in errors), errors
     assert time.monotonic() - started < 20, "the others should not wait for their deadline"
     worker.join(timeout=10)
 
@@ -181,7 +182,7 @@ def test_a_tensor_that_was_not_announced_is_refused():
     announced = [ParamInfo("a", "float32", (2,))]
     with ThreadPoolExecutor() as pool:
         waiting = pool.submit(lambda: list(receiver.receive(announced)))
-        with pytest.raises(ValueError, match="announced ParamInfo.*'a'.*got.*'b'"):
+        with pytest.raises(ValueError, match=r"announced ParamInfo.*'a'.*got.*'b'"):
             sender.send(announced, [("b", torch.zeros(2))])
         assert isinstance(waiting.exception(), RunError)
     with pytest.raises(RuntimeError, match="broken group cannot be used again"):

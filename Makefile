@@ -1,0 +1,38 @@
+# make help lists what there is. Every target does the set-up it needs; with everything there, that takes no time.
+#   DEVICE=cpu|cuda|npu   the machine's kind (else it is detected)
+#   PYTHON=/path/to/it    the Python 3.10-3.12 to use (else the best one found)
+
+SHELL := /bin/bash
+DEVICE ?= auto
+PYTHON ?=
+PY := .venv/bin/python
+TESTS ?= tests
+
+.PHONY: help install demo test test-fast lint clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
+
+install: ## .venv with all that this machine needs
+	@python="$(PYTHON)"; python="$${python:-$$(command -v python3 || command -v python)}"; \
+	if [ -z "$$python" ]; then echo "install: no Python on PATH: install Python 3.10, 3.11 or 3.12" >&2; exit 2; fi; \
+	"$$python" tools/install.py --device "$(DEVICE)" --python "$(PYTHON)"
+
+demo: install ## the three steps on movie reviews, in minutes
+	@$(PY) demo/prepare.py
+	@$(PY) demo/run.py
+
+lint: install ## ruff and mypy
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+test: lint ## lint and the whole suite
+	$(PY) -m pytest $(TESTS)
+
+test-fast: install ## the suite without real workers, engines and downloads
+	$(PY) -m pytest -m "not slow" $(TESTS)
+
+clean: ## removes .venv and caches; runs stay
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,103 @@
+"""Both engines, each in a process of its own, against transformers, before and after weights from another process."""
+
+import pytest
+import torch
+
+from rlhf_dist.device import CPU
+from rlhf_dist.rollout.protocol import SamplingOptions
+from rlhf_dist.rollout.vllm_engine import engine_env
+from tests.rollout.engines import EOS, RemoteEngine, prompts, push, reference_logprobs, sender_to
+from tests.tiny import write_model
+
+OPTIONS = SamplingOptions(temperature=0.8, max_tokens=20, seed=5)
+
+
+@pytest.fixture(scope="module", params=["tied", "untied"])
+def models(request, tmp_path_factory):
+    """Directories of three models of one shape with different weights."""
+    root = tmp_path_factory.mktemp(request.param)
+    tied = request.param == "tied"
+    return [write_model(root / str(seed), tied=tied, seed=seed) for seed in (1, 2, 3)]
+
+
+@pytest.fixture(scope="module", params=["hf", pytest.param("vllm", marks=pytest.mark.slow)])
+def engine(request, models):
+    remote = RemoteEngine(request.param, models[0], {**engine_env(CPU), **CPU.worker_env(threads=1)})
+    yield remote
+    remote.call("close")
+    remote.stop()
+
+
+@pytest.fixture(scope="module")
+def sender(engine):
+    group = sender_to([engine])
+    yield group
+    group.close()
+
+
+def largest_gap(folder, sequences, temperature):
+    return float((sequences.rollout_logprobs - reference_logprobs(folder, sequences, temperature)).abs().max())
+
+
+def test_logprobs_are_transformers_own_and_follow_every_transfer(engine, sender, models):
+    """Also the second and third transfer, and back to the first weights: what a tied head on CPU gets wrong."""
+    sequences = engine.call("generate", prompts(11), OPTIONS)
+    assert sequences.weight_version.tolist() == [0] * 11
+    assert largest_gap(models[0], sequences, OPTIONS.temperature) < 1e-4
+    for version, (new, old) in enumerate([(1, 0), (2, 1), (0, 2)], start=7):
+        push(sender, [engine], models[new], version)
+        sequences = engine.call("generate", prompts(11), OPTIONS)
+        assert sequences.weight_version.tolist() == [version] * 11
+        assert largest_gap(models[new], sequences, OPTIONS.temperature) < 1e-4
+        assert largest_gap(models[old], sequences, OPTIONS.temperature) > 0.1
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.3, 0.0])
+def test_logprobs_are_those_of_the_sampling_distribution(engine, sender, models, temperature):
+    push(sender, [engine], models[0], 1)
+    sequences = engine.call("generate", prompts(6), SamplingOptions(temperature, 20, 1))
+    assert largest_gap(models[0], sequences, temperature) < 1e-4
+
+
+def test_a_sample_depends_on_its_id_and_the_seed_only(engine):
+    """Not on the batch it is drawn in, the order, or the engine."""
+    together = engine.call("generate", prompts(11), OPTIONS)
+    picked = [7, 2, 10]
+    alone = engine.call("generate", prompts(11).select(picked), OPTIONS)
+    assert alone.response_lists() == together.select(picked).response_lists()
+    assert alone.rows.tolist() == [107, 102, 110]
+    again = engine.call("generate", prompts(11), OPTIONS)
+    assert again.response_lists() == together.response_lists()
+    other = engine.call("generate", prompts(11), SamplingOptions(OPTIONS.temperature, 20, OPTIONS.seed + 1))
+    assert other.response_lists() != together.response_lists()
+    moved = engine.call("generate", prompts(11, first_id=50), OPTIONS)
+    assert moved.response_lists() != together.response_lists()
+
+
+def test_a_response_ends_with_the_stop_token_or_at_its_limit(engine):
+    sequences = engine.call("generate", prompts(64, seed=3), SamplingOptions(1.5, 20, 9))
+    finished = sequences.finished.tolist()
+    assert any(finished) and not all(finished)
+    for response, done in zip(sequences.response_lists(), finished, strict=True):
+        assert EOS not in response[:-1]
+        assert done == (response[-1] == EOS)
+        assert done or len(response) == 20
+    assert sequences.prompt_lists() == prompts(64, seed=3).token_lists()
+
+
+def test_a_batch_may_be_empty_and_a_response_one_token(engine):
+    assert len(engine.call("generate", prompts(0), OPTIONS)) == 0
+    sequences = engine.call("generate", prompts(3), SamplingOptions(1.0, 1, 0))
+    assert sequences.response_lengths.tolist() == [1, 1, 1]
+
+
+def test_greedy_sampling_takes_the_likeliest_token(engine, sender, models):
+    push(sender, [engine], models[0], 2)
+    sequences = engine.call("generate", prompts(5), SamplingOptions(0.0, 20, 0))
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(models[0], dtype=torch.float32)
+    for prompt, response in zip(sequences.prompt_lists(), sequences.response_lists(), strict=True):
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
+        assert logits.argmax(-1).tolist() == response
