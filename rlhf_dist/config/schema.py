@@ -43,8 +43,10 @@ class OptimConfig:
 class WorkerConfig:
     """What each worker of a role takes."""
 
-    cpus_per_worker: Optional[float] = None  # Ray CPUs; null: 1 beside an accelerator, 0.1 on a CPU device, where roles take turns
-    threads_per_worker: Optional[int] = None  # null: on CPU the machine's cores / num_workers, as roles take turns; 1 beside an accelerator
+    cpus_per_worker: Optional[float] = None  # Ray CPUs; null: 1 beside an accelerator, 0.1 on a CPU device, where
+    # roles take turns
+    threads_per_worker: Optional[int] = None  # null: on CPU the machine's cores / num_workers, as roles take turns; 1
+    # beside an accelerator
 
 
 @dataclass
@@ -100,7 +102,8 @@ class WeightsConfig:
 
     bucket_mb: int = 256  # MiB of one broadcast
     verify_every: int = 50  # steps between two parity checks; the first transfer is always checked; 0: only the first
-    tolerance: Optional[float] = None  # largest mean difference of a sequence's log-probabilities, nats; null: 1e-3 in float32, 0.15 in bfloat16
+    tolerance: Optional[float] = None  # largest mean difference of a sequence's log-probabilities, nats; null: 1e-3
+    # in float32, 0.15 in bfloat16
     timeout_s: float = 300.0
 
 
@@ -157,7 +160,8 @@ class RunConfig:
 class ClusterConfig:
     """The Ray cluster, and how long anything may take."""
 
-    address: Optional[str] = None  # null: RAY_ADDRESS or the job's cluster, else a local one is started and stopped again
+    address: Optional[str] = None  # null: RAY_ADDRESS or the job's cluster, else a local one is started and stopped
+    # again
     placement_timeout_s: float = 120.0
     start_timeout_s: float = 900.0  # loading models and engines
     call_timeout_s: float = 3600.0  # any one phase of a step

@@ -28,7 +28,10 @@ class Job(Protocol):
     """What the loop runs: PPO, SFT or reward-model training."""
 
     total_steps: int
-    trained: Mapping[str, TrainedModel]  # roles whose state a checkpoint holds, by name
+
+    @property
+    def trained(self) -> Mapping[str, TrainedModel]:
+        """The roles whose state a checkpoint holds, by name."""
 
     def before(self, start: int) -> None:
         """Called once, ``start`` steps being done already."""

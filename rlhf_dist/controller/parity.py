@@ -38,6 +38,6 @@ def check_parity(sequences: Sequences, logprobs: Tensor, tolerance: float) -> No
     if wrong:
         raise RunError(
             f"the rollout engines do not hold the actor's weights (version {int(sequences.weight_version[0])}): the "
-            f"log-probabilities of {wrong} of {len(sequences)} sequences differ by up to {float(means.max()):.3g} nats a "
-            f"token, weights.tolerance is {tolerance:g}"
+            f"log-probabilities of {wrong} of {len(sequences)} sequences differ by up to {float(means.max()):.3g} nats "
+            f"a token, weights.tolerance is {tolerance:g}"
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,8 @@ from rlhf_dist.types import Prompts, Sequences
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from rlhf_dist.cluster.roles import TrainedModel
 
 Judge = Callable[[list[str], list[str]], list[float]]
 
@@ -60,7 +62,7 @@ class PPOJob:
     def __init__(self, config: PPOConfig, ppo: PPO, data: PPOData, desk: Desk) -> None:
         self.config, self.ppo, self.data, self.desk = config, ppo, data, desk
         self.total_steps = config.ppo.steps
-        self.trained = {"actor": ppo.roles.actor, "critic": ppo.roles.critic}
+        self.trained: Mapping[str, TrainedModel] = {"actor": ppo.roles.actor, "critic": ppo.roles.critic}
         self._sampler = EpochSampler(len(data.train), config.ppo.prompts_per_step, config.run.seed)
         self._before: dict[str, Any] = {}
 

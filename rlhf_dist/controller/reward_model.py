@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from rlhf_dist.algo.losses import ranking_loss
-from rlhf_dist.cluster.roles import RewardTrainer
+from rlhf_dist.cluster.roles import TrainedModel, RewardTrainer
 from rlhf_dist.config.schema import RewardConfig
 from rlhf_dist.controller.loop import Desk
 from rlhf_dist.data.sampling import EpochSampler
@@ -35,7 +36,7 @@ class RewardJob:
     def __init__(self, config: RewardConfig, reward: RewardTrainer, data: RewardData, desk: Desk) -> None:
         self.config, self.reward, self.data, self.desk = config, reward, data, desk
         self.total_steps = reward_steps(config, len(data.train))
-        self.trained = {"reward": reward}
+        self.trained: Mapping[str, TrainedModel] = {"reward": reward}
         self._sampler = EpochSampler(len(data.train), config.training.batch_size, config.run.seed, straddle=False)
         self._before: dict[str, Any] = {}
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rlhf_dist.cluster.roles import Actor
+from rlhf_dist.cluster.roles import TrainedModel, Actor
 from rlhf_dist.config.schema import SFTConfig
 from rlhf_dist.controller.loop import Desk
 from rlhf_dist.data.sampling import EpochSampler
@@ -34,7 +35,7 @@ class SFTJob:
     def __init__(self, config: SFTConfig, actor: Actor, data: SFTData, desk: Desk) -> None:
         self.config, self.actor, self.data, self.desk = config, actor, data, desk
         self.total_steps = sft_steps(config, len(data.train))
-        self.trained = {"actor": actor}
+        self.trained: Mapping[str, TrainedModel] = {"actor": actor}
         self._sampler = EpochSampler(len(data.train), config.sft.batch_size, config.run.seed, straddle=False)
         self._before: dict[str, Any] = {}
 

@@ -103,7 +103,8 @@ def render_answer(tokenizer: PreTrainedTokenizerBase, prompt: ChatPrompt, render
         return answer
     whole = _apply(tokenizer, prompt.record, [*prompt.messages, {"role": "assistant", "content": answer}])
     text = whole.removeprefix(rendered) if whole.startswith(rendered) else answer
-    return text.rpartition(tokenizer.eos_token)[0] if tokenizer.eos_token in text else text
+    before, _, after = text.rpartition(tokenizer.eos_token)
+    return text if after.strip() else before
 
 
 def _apply(

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -79,7 +80,7 @@ def opening_tokens(tokenizer: PreTrainedTokenizerBase) -> Tokens:
 
 def flatten(rows: Iterable[Sequence[int]]) -> Tensor:
     """``[T]`` int64: all numbers of all rows, one after another."""
-    return torch.tensor(list(itertools.chain.from_iterable(rows)), dtype=torch.int64)
+    return torch.from_numpy(np.fromiter(itertools.chain.from_iterable(rows), dtype=np.int64))
 
 
 def lengths_of(rows: Iterable[Sequence[int]]) -> Tensor:

@@ -8,11 +8,18 @@ import urllib.request
 TIMEOUT_S = 10.0
 
 
+def hub_offline() -> bool:
+    """Whether `HF_HUB_OFFLINE` is set: the hub's clients then read their cache, and never wait."""
+    from huggingface_hub import constants
+
+    return constants.HF_HUB_OFFLINE
+
+
 def hub_reachable() -> bool:
     """Whether something answers at the hub's address (`HF_ENDPOINT`), by way of the proxy where there is one."""
     from huggingface_hub import constants
 
-    if constants.HF_HUB_OFFLINE:
+    if hub_offline():
         return False
     try:
         with urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=TIMEOUT_S):

@@ -10,7 +10,7 @@ from typing import Any
 
 from rlhf_dist.config.paths import check_data_path
 from rlhf_dist.config.suggest import suggest
-from rlhf_dist.data.hub import hub_reachable
+from rlhf_dist.data.hub import hub_offline, hub_reachable
 from rlhf_dist.errors import UserError
 
 _WORDS = {str: "a text", list: "a list", dict: "an object", int: "an integer", float: "a number", bool: "true or false"}
@@ -118,8 +118,11 @@ def _parquet(path: str) -> Iterable[dict[str, Any]]:
 def _hub(path: str, split: str) -> Iterable[dict[str, Any]]:
     import datasets
 
-    if not hub_reachable():
-        raise UserError(f"there is no file {path}, and as a hub name it cannot be looked up: the hub cannot be reached")
+    if not hub_offline() and not hub_reachable():
+        raise UserError(
+            f"there is no file {path}, and as a hub name it cannot be looked up: the hub cannot be reached "
+            "(HF_HUB_OFFLINE=1 reads a copy in the local cache)"
+        )
     try:
         return datasets.load_dataset(path, split=split)
     except Exception as error:  # a name or split that is not there, a script, an interrupted download, ...

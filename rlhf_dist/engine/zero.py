@@ -146,7 +146,11 @@ class ZeroTrainer(ZeroRunner):
         self.model = model.train()
         dtype = next(model.parameters()).dtype
         optimizer = torch.optim.AdamW(
-            model.parameters(), lr=optim.lr, betas=tuple(optim.betas), eps=optim.eps, weight_decay=optim.weight_decay
+            model.parameters(),
+            lr=optim.lr,
+            betas=(optim.betas[0], optim.betas[1]),
+            eps=optim.eps,
+            weight_decay=optim.weight_decay,
         )
         self.forward_module, self.optimizer, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, config=_deepspeed_config(zero_stage, dtype, optim.grad_clip)

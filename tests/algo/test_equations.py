@@ -151,9 +151,7 @@ def test_policy_loss_has_no_gradient_where_clipping_holds_the_ratio_back() -> No
 
 
 @given(ragged, seeds, st.sampled_from([0.0, 0.2]))
-def test_value_loss_equals_the_larger_of_both_errors_token_by_token(
-    lengths: list[int], seed: int, clip: float
-) -> None:
+def test_value_loss_equals_the_larger_of_both_errors_token_by_token(lengths: list[int], seed: int, clip: float) -> None:
     torch.manual_seed(seed)
     values, old, returns = torch.randn(3, sum(lengths)).unbind(0)
     wanted = []

@@ -72,8 +72,8 @@ def test_an_answer_is_what_the_template_makes_of_it(jsonl: Write) -> None:
 
 def test_a_template_that_ends_a_turn_with_another_token_still_ends_with_the_end_token(jsonl: Write) -> None:
     other = build(TEMPLATE.replace("{{ eos_token }}\n", "<|turn|>"))
-    batch = load(jsonl([{"prompt": "hi", "response": "hello"}]), other)
-    assert parts(batch, other)[0][1] == f"hello<|turn|>{EOS}"
+    batch = load(jsonl([{"prompt": "hi", "response": answer} for answer in ("hello", f"a{EOS}b")]), other)
+    assert [response for _, response in parts(batch, other)] == [f"hello<|turn|>{EOS}", f"a{EOS}b<|turn|>{EOS}"]
 
 
 @pytest.mark.parametrize(

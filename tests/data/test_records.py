@@ -96,13 +96,18 @@ def test_a_hub_name_is_loaded_by_its_split(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(records, "hub_reachable", lambda: True)
     monkeypatch.setattr(datasets, "load_dataset", load)
     assert read_records("org/name", "test")[0].where == "org/name row 1"
-    assert asked == [("org/name", "test")]
+    monkeypatch.setattr(records, "hub_reachable", lambda: False)
+    monkeypatch.setattr(records, "hub_offline", lambda: True)
+    assert len(read_records("org/name", "train")) == 1
+    assert asked == [("org/name", "test"), ("org/name", "train")]
 
 
 def test_a_hub_name_without_a_network_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "hub_reachable", lambda: False)
+    monkeypatch.setattr(records, "hub_offline", lambda: False)
     assert refusal("org/name") == (
-        "there is no file org/name, and as a hub name it cannot be looked up: the hub cannot be reached"
+        "there is no file org/name, and as a hub name it cannot be looked up: the hub cannot be reached "
+        "(HF_HUB_OFFLINE=1 reads a copy in the local cache)"
     )
 
 

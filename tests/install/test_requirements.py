@@ -13,6 +13,7 @@ import pytest
 import setuptools
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 OF_THE_USER = {"ray", "torch", "transformers", "deepspeed", "omegaconf"}
@@ -49,7 +50,8 @@ def test_the_installers_torch_is_the_one_of_the_cpu_extra(described: dict[str, A
 
 
 def test_vllms_cpu_needs_have_the_bounds_of_its_own_metadata(described: dict[str, Any]) -> None:
-    ours = {Requirement(need).name: Requirement(need).specifier for need in described["module"]["VLLM_CPU_NEEDS"]}
+    needs = map(Requirement, described["module"]["VLLM_CPU_NEEDS"])
+    ours = {canonicalize_name(need.name): need.specifier for need in needs}
     try:
         wheel = importlib.metadata.distribution("vllm-cpu")
     except importlib.metadata.PackageNotFoundError:
@@ -58,7 +60,8 @@ def test_vllms_cpu_needs_have_the_bounds_of_its_own_metadata(described: dict[str
     theirs: dict[str, SpecifierSet] = {}
     for need in map(Requirement, wheel.requires or []):
         if need.marker is None or need.marker.evaluate({"extra": ""}):
-            theirs[need.name] = theirs.get(need.name, SpecifierSet()) & need.specifier
+            name = canonicalize_name(need.name)
+            theirs[name] = theirs.get(name, SpecifierSet()) & need.specifier
     # What vLLM imports but gets through another package (uvloop) has no bounds of its own.
     assert {name: str(ours[name]) for name in ours} == {name: str(theirs.get(name, SpecifierSet())) for name in ours}
 

