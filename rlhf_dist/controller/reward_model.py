@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlhf_dist.algo.losses import ranking_loss
-from rlhf_dist.cluster.roles import TrainedModel, RewardTrainer
+from rlhf_dist.cluster.roles import RewardTrainer, TrainedModel
 from rlhf_dist.config.schema import RewardConfig
 from rlhf_dist.controller.loop import Desk
 from rlhf_dist.data.sampling import EpochSampler

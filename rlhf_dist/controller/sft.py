@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rlhf_dist.cluster.roles import TrainedModel, Actor
+from rlhf_dist.cluster.roles import Actor, TrainedModel
 from rlhf_dist.config.schema import SFTConfig
 from rlhf_dist.controller.loop import Desk
 from rlhf_dist.data.sampling import EpochSampler

@@ -1,0 +1,120 @@
+"""Real jobs on real Ray, vLLM and DeepSpeed, started as a user starts them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import write_data, write_model
+
+ROOT = Path(__file__).resolve().parents[2]
+DEADLINE_S = 420
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended, and what it left."""
+
+    code: int
+    output: str
+    run: Path
+
+    @property
+    def metrics(self) -> list[dict[str, float]]:
+        return [json.loads(line) for line in (self.run / "metrics.jsonl").read_text().splitlines()]
+
+    @property
+    def summary(self) -> dict:
+        return json.loads((self.run / "summary.json").read_text())
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """A folder with a tiny model and tiny data, in which jobs run.
+
+    Attributes:
+        root: the folder.
+    """
+
+    root: Path
+
+    def command(self, job: str, name: str, *settings: str) -> list[str]:
+        """The command line of a job on the tiny model and data."""
+        common = [f"run.name={name}", "run.overwrite=true", "run.device=cpu"]
+        return [sys.executable, str(ROOT / f"launch/{job}_llama.py"), *common, *_TINY[job], *settings]
+
+    def start(self, job: str, name: str, *settings: str) -> subprocess.Popen[str]:
+        """Starts a job."""
+        env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+        return subprocess.Popen(
+            self.command(job, name, *settings),
+            cwd=self.root,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(self, job: str, name: str, *settings: str, expect: int = 0) -> Outcome:
+        """Runs a job to its end, which must be exit code ``expect``."""
+        return self.finish(self.start(job, name, *settings), name, expect)
+
+    def finish(self, process: subprocess.Popen[str], name: str, expect: int) -> Outcome:
+        """Waits for a job that was started."""
+        try:
+            output, _ = process.communicate(timeout=DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+        assert process.returncode == expect, f"exit code {process.returncode}, expected {expect}:\n{output}"
+        return Outcome(process.returncode, output, self.root / "runs" / name)
+
+
+_TINY = {
+    "sft": [
+        "actor.model.path=model",
+        "data.path=data/sft.jsonl",
+        "data.eval_count=8",
+        "data.max_tokens=64",
+        "sft.batch_size=8",
+    ],
+    "reward": [
+        "reward.model.path=model",
+        "data.path=data/comparisons.jsonl",
+        "data.eval_count=8",
+        "data.max_tokens=64",
+        "training.batch_size=8",
+    ],
+    "ppo": [
+        "actor.model.path=model",
+        "actor.optim.lr=1e-3",
+        "critic.optim.lr=1e-3",
+        "reward.model.path=runs/reward/model",
+        "data.path=data/prompts.jsonl",
+        "data.eval_count=5",
+        "rollout.max_prompt_tokens=32",
+        "rollout.max_response_tokens=12",
+        "rollout.memory_gib=0.25",
+        "ppo.prompts_per_step=7",
+        "ppo.minibatch_size=4",
+        "ppo.steps=2",
+        "ppo.kl.coef=0.1",
+    ],
+}
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    """A workplace whose SFT and reward-model runs are done."""
+    place = Workplace(tmp_path_factory.mktemp("pipeline"))
+    write_model(place.root / "model", tied=True)
+    write_data(place.root / "data")
+    place.run("sft", "sft", "actor.optim.lr=1e-3")
+    place.run("reward", "reward", "reward.optim.lr=1e-3")
+    return place

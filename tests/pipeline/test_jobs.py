@@ -1,0 +1,227 @@
+"""The three jobs end to end: what they leave behind, and that the way a job is laid out does not change it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from tests.pipeline.conftest import Workplace
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+CONTRACT = {
+    "step",
+    "reward/score_mean",
+    "reward/total_mean",
+    "kl/sequence_mean",
+    "loss/policy",
+    "loss/value",
+    "policy/clip_fraction",
+    "policy/entropy",
+    "value/explained_variance",
+    "response/length_mean",
+    "rollout/logprob_gap",
+    "weights/version",
+    "time/step_s",
+    "time/rollout_s",
+    "time/score_s",
+    "time/train_s",
+    "time/sync_s",
+    "throughput/tokens_per_s",
+}
+SAME_EVERYWHERE = [
+    "reward/score_mean",
+    "reward/total_mean",
+    "kl/sequence_mean",
+    "loss/policy",
+    "loss/value",
+    "policy/entropy",
+    "policy/grad_norm",
+    "value/grad_norm",
+    "response/length_mean",
+    "weights/version",
+]
+
+
+def test_sft_lowers_the_held_out_loss_and_saves_a_model_that_transformers_loads(place: Workplace) -> None:
+    run = place.root / "runs/sft"
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["after"]["loss"] < summary["before"]["loss"]
+    AutoModelForCausalLM.from_pretrained(run / "model")
+    assert AutoTokenizer.from_pretrained(run / "model").eos_token == "<eos>"
+
+
+def test_the_reward_model_is_saved_with_its_head(place: Workplace) -> None:
+    run = place.root / "runs/reward"
+    summary = json.loads((run / "summary.json").read_text())
+    assert 0 <= summary["after"]["accuracy"] <= 1
+    model = AutoModelForSequenceClassification.from_pretrained(run / "model")
+    assert torch.equal(model.score.weight, load_file(run / "model/model.safetensors")["score.weight"])
+
+
+@pytest.fixture(scope="module")
+def plain(place: Workplace) -> list[dict[str, float]]:
+    """The metrics of PPO with one worker of each role, without ZeRO, on one vLLM engine."""
+    outcome = place.run("ppo", "plain")
+    for name in ("config.yaml", "samples.jsonl", "trace.json", "report.html", "summary.json", "model"):
+        assert (outcome.run / name).exists(), name
+    assert any((outcome.run / "tensorboard").iterdir())
+    assert {"score_mean", "judge_mean", "distinct_2"} <= outcome.summary["before"].keys() & outcome.summary["after"]
+    assert {"kl_sequence_mean", "wall_s", "tokens"} <= outcome.summary.keys()
+    json.loads((outcome.run / "trace.json").read_text())
+    assert set(json.loads((outcome.run / "samples.jsonl").read_text().splitlines()[0])) == {
+        "step",
+        "prompt",
+        "response",
+        "score",
+        "kl",
+        "judge",
+        "finished",
+    }
+    return outcome.metrics
+
+
+def test_a_line_of_metrics_holds_what_the_contract_names(plain: list[dict[str, float]]) -> None:
+    assert [line["step"] for line in plain] == [1, 2]
+    for line in plain:
+        assert line.keys() >= CONTRACT
+        assert line["rollout/logprob_gap"] < 1e-4
+    # The first step's KL is that of equal models, the second one's is not: the new weights reached the engine.
+    assert abs(plain[0]["kl/sequence_mean"]) < 1e-3
+    assert abs(plain[1]["kl/sequence_mean"]) > 1e-3
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["actor.zero_stage=3", "critic.zero_stage=3", "actor.num_workers=2", "rollout.num_engines=2"],
+        ["actor.zero_stage=2", "actor.num_workers=2", "critic.num_workers=2", "reference.zero_stage=3"],
+        ["actor.zero_stage=3", "reward.num_workers=2", "reward.zero_stage=3", "actor.gradient_checkpointing=true"],
+    ],
+    ids=["zero3-two-actors-two-engines", "zero2-two-critics", "zero3-one-actor-checkpointing"],
+)
+def test_the_layout_of_a_job_does_not_change_its_losses(
+    place: Workplace, plain: list[dict[str, float]], settings: list[str]
+) -> None:
+    settings = [item.replace("actor.gradient", "actor.model.gradient") for item in settings]
+    for ours, theirs in zip(place.run("ppo", "layout", *settings).metrics, plain, strict=True):
+        for name in SAME_EVERYWHERE:
+            assert ours[name] == pytest.approx(theirs[name], rel=2e-3, abs=2e-4), name
+
+
+def test_more_workers_than_sequences_and_more_engines_than_prompts_lose_nothing(place: Workplace) -> None:
+    outcome = place.run(
+        "ppo",
+        "few",
+        "rollout.backend=hf",
+        "ppo.prompts_per_step=2",
+        "ppo.minibatch_size=1",
+        "ppo.steps=1",
+        "actor.num_workers=3",
+        "rollout.num_engines=3",
+    )
+    (line,) = outcome.metrics
+    tokens = line["throughput/tokens_per_s"] * line["time/step_s"]
+    assert tokens == pytest.approx(round(tokens), abs=1e-6)
+    assert line["response/length_mean"] * 2 == pytest.approx(round(line["response/length_mean"] * 2))
+
+
+def _wait_for_step(place: Workplace, name: str, process: subprocess.Popen[str], lines: int) -> None:
+    metrics = place.root / "runs" / name / "metrics.jsonl"
+    deadline = time.monotonic() + 300
+    while not (metrics.exists() and metrics.read_text().count("\n") >= lines):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "no step within 300 s"
+        time.sleep(0.2)
+
+
+def test_an_interrupted_run_writes_a_checkpoint_and_goes_on_as_if_nothing_had_been(place: Workplace) -> None:
+    settings = ["rollout.backend=hf", "ppo.steps=12", "actor.zero_stage=2", "run.samples_every=1"]
+    whole = place.run("ppo", "whole", *settings).metrics
+    process = place.start("ppo", "halves", *settings)
+    _wait_for_step(place, "halves", process, 2)
+    process.send_signal(signal.SIGINT)
+    outcome = place.finish(process, "halves", expect=130)
+    done = len(outcome.metrics)
+    assert f"stopped after step {done}" in outcome.output
+    assert (outcome.run / f"checkpoints/step-{done}").is_dir()
+    assert done < 12
+    outcome = place.run("ppo", "halves", *settings, "run.overwrite=false", "run.resume=true")
+    assert [line["step"] for line in outcome.metrics] == list(range(1, 13))
+    for ours, theirs in zip(outcome.metrics, whole, strict=True):
+        for name in SAME_EVERYWHERE:
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-3, abs=1e-5), (ours["step"], name)
+
+
+def test_a_worker_that_dies_is_named_first(place: Workplace) -> None:
+    process = place.start("ppo", "killed", "rollout.backend=hf", "ppo.steps=500")
+    _wait_for_step(place, "killed", process, 1)
+    # Ray shows a worker as ray::NAME, ours by the actor's class and method.
+    victims = subprocess.run(["pgrep", "-f", "ray::.*critic"], capture_output=True, text=True).stdout.split()
+    assert victims, subprocess.run(["ps", "-ef"], capture_output=True, text=True).stdout
+    subprocess.run(["kill", "-9", *victims], check=True)
+    outcome = place.finish(process, "killed", expect=1)
+    last = [line for line in outcome.output.splitlines() if line.startswith("error:")]
+    assert last, outcome.output
+    assert "critic-0 died" in last[0]
+
+
+def test_a_reward_that_is_not_a_number_ends_the_run_with_the_sample(place: Workplace) -> None:
+    (place.root / "broken.py").write_text("def score(prompts, responses):\n    return [float('nan') for _ in responses]\n")
+    outcome = place.run(
+        "ppo", "nan", "rollout.backend=hf", "reward.model.path=null", "reward.function=broken.py:score", expect=1
+    )
+    error = next(line for line in outcome.output.splitlines() if line.startswith("error:"))
+    assert "broken.py:score gave nan for the response" in error
+
+
+def test_a_function_can_be_the_reward_and_another_the_judge(place: Workplace) -> None:
+    (place.root / "length.py").write_text(
+        "def short(prompts, responses):\n    return [-len(r) / 10 for r in responses]\n\n"
+        "def long(prompts, responses):\n    return [len(p + r) for p, r in zip(prompts, responses)]\n"
+    )
+    outcome = place.run(
+        "ppo",
+        "function",
+        "rollout.backend=hf",
+        "reward.model.path=null",
+        "reward.function=length.py:short",
+        "reward.num_workers=2",
+        "judge=length.py:long",
+    )
+    assert outcome.summary["before"]["score_mean"] < 0 < outcome.summary["before"]["judge_mean"]
+
+
+def test_a_cluster_too_small_is_exit_3_with_what_is_wanted_and_there(place: Workplace) -> None:
+    outcome = place.run("sft", "huge", "actor.num_workers=2", "actor.cpus_per_worker=500", expect=3)
+    assert "wanted 1000, present" in outcome.output.splitlines()[-1]
+
+
+def test_the_trained_policy_generates_in_vllm(place: Workplace, plain: list[dict[str, float]]) -> None:
+    code = (
+        "from vllm import LLM, SamplingParams\n"
+        "llm = LLM('runs/plain/model', dtype='float32', enforce_eager=True, kv_cache_memory_bytes=2**27)\n"
+        "print('SAMPLED', len(llm.generate('the film', SamplingParams(max_tokens=4, ignore_eos=True))"
+        "[0].outputs[0].token_ids))\n"
+    )
+    import os
+    import sys
+
+    env = os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=place.root, env=env, capture_output=True, text=True, timeout=300
+    )
+    assert "SAMPLED 4" in result.stdout, result.stderr[-3000:]
+
+
+def test_nothing_of_ray_is_left_running(place: Workplace) -> None:
+    left = subprocess.run(["pgrep", "-af", str(Path(place.root).name)], capture_output=True, text=True).stdout
+    assert "ray::" not in left
