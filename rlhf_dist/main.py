@@ -97,6 +97,8 @@ def _desk(
 
     newest = directory.newest_checkpoint() if run.resume else None
     done = newest.step if newest else 0
+    if newest is not None:
+        directory.rewind(newest.step)  # before the files are opened: it replaces them
     with (
         StopSignal() as stop,
         redirect_chatter(directory.driver_log) as terminal,

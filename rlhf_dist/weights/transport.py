@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.distributed import BroadcastOptions, PrefixStore, TCPStore
 
@@ -62,11 +63,12 @@ class BroadcastGroup:
     part, and raises RunError at the deadline or when a member is lost.
     """
 
-    def __init__(self, endpoint: Endpoint, rank: int, store: TCPStore) -> None:
+    def __init__(self, endpoint: Endpoint, rank: int, store: TCPStore, place: torch.device | None) -> None:
         self.endpoint = endpoint
         self.rank = rank
         self._store: Any = store
         self._device = DEVICES[endpoint.device]
+        self._place: Any = place
         self._group: Any = None
         self._transfers = 0
 
@@ -85,11 +87,17 @@ class BroadcastGroup:
         """
         store = TCPStore(host, 0, is_master=True, timeout=timedelta(seconds=timeout_s), wait_for_workers=False)
         endpoint = Endpoint(host, store.port, device.name, bucket_bytes, timeout_s, tuple(members))
-        return cls(endpoint, 0, store)
+        return cls(endpoint, 0, store, None)
 
     @classmethod
-    def dial(cls, endpoint: Endpoint, rank: int) -> BroadcastGroup:
+    def dial(cls, endpoint: Endpoint, rank: int, place: torch.device | None = None) -> BroadcastGroup:
         """A receiver's membership.
+
+        Args:
+            endpoint: the sender's.
+            rank: this process's, from 1 on.
+            place: the device, of the endpoint's kind, that received tensors shall lie on, where this process has
+                made it current already; None: the process's first one.
 
         Raises:
             RunError: nobody listens at the endpoint.
@@ -110,7 +118,7 @@ class BroadcastGroup:
                 f"{endpoint.host}:{endpoint.port} within {endpoint.timeout_s:g} s",
                 str(error),
             ) from error
-        return cls(endpoint, rank, store)
+        return cls(endpoint, rank, store, place)
 
     def connect(self) -> None:
         """Meets all members. Every member must call it, at the same time.
@@ -119,7 +127,9 @@ class BroadcastGroup:
             RunError: names the members that did not come before the deadline.
         """
         self._meet("join")
-        self._device.set_current()
+        if self._place is None:
+            self._device.set_current()
+            self._place = self._device.torch_device()
         store = PrefixStore("group", self._store)
         try:
             self._group = self._device.process_group(store, self.rank, self.endpoint.world_size, self._timeout)
@@ -144,10 +154,11 @@ class BroadcastGroup:
         with self._transfer():
             stream = iter(tensors)
             for number, bucket in enumerate(plan_buckets(parameters, self.endpoint.bucket_bytes)):
-                buffer = bucket.allocate(self._device.torch_device())
+                buffer = bucket.allocate(self._place)
                 for info, offset in bucket.slots:
                     write_slot(buffer, offset, _next_tensor(stream, info))
                 self._broadcast(buffer, number)
+                del buffer  # before the next one is allocated
             # Runs the stream to its end, so that a source's last gather is closed on every rank.
             extra = next(stream, None)
             if extra is not None:
@@ -156,7 +167,7 @@ class BroadcastGroup:
     def receive(self, parameters: Sequence[ParamInfo]) -> Iterator[tuple[str, Tensor]]:
         """Yields the (name, tensor) of one :meth:`send`, as they come in.
 
-        The tensors lie on the endpoint's kind of device and are views of their bucket, which is freed with the last
+        The tensors lie on the endpoint's kind of device, and are views of their bucket, which is freed with the last
         of them: nothing writes into them later. Whoever stops early breaks the group for all.
 
         Raises:
@@ -178,8 +189,8 @@ class BroadcastGroup:
         """One transfer. When this member fails in it, the others fail at once too, not at their deadline."""
         if self._group is None:
             raise RuntimeError("connect() comes before a transfer, and a broken group cannot be used again")
-        self._meet("transfer")
         try:
+            self._meet("transfer")
             yield
         except BaseException:
             self._group.abort()
@@ -192,7 +203,7 @@ class BroadcastGroup:
 
     def _receive_bucket(self, bucket: Bucket, number: int) -> Iterator[tuple[str, Tensor]]:
         # A function of its own, so that no local name holds the bucket while the next one is allocated.
-        buffer = bucket.allocate(self._device.torch_device())
+        buffer = bucket.allocate(self._place)
         self._broadcast(buffer, number)
         for info, offset in bucket.slots:
             yield info.name, read_slot(buffer, offset, info)

@@ -93,9 +93,10 @@ class BroadcastTransferEngine(WeightTransferEngine[BroadcastInitInfo, BroadcastU
         Raises:
             RunError: names the members that did not come.
         """
-        values = dict(init_info.endpoint, members=tuple(init_info.endpoint["members"]))
+        endpoint = Endpoint(**dict(init_info.endpoint, members=tuple(init_info.endpoint["members"])))
         rank = init_info.first_rank + self.parallel_config.rank
-        self._group = BroadcastGroup.dial(Endpoint(**values), rank)
+        place = self.device if self.device.type == endpoint.device else None
+        self._group = BroadcastGroup.dial(endpoint, rank, place)
         self._group.connect()
 
     def start_weight_update(self) -> None:

@@ -136,7 +136,7 @@ def test_pips_output_is_told_in_one_line(output: str, expected: str) -> None:
 def test_too_little_disk_is_said_before_anything_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=10**9)
     monkeypatch.setattr(installer.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(installer.InstallError, match=r"1\.0 GB free beside .*, about 6 are needed"):
+    with pytest.raises(installer.InstallError, match=r"1\.0 GB free beside .*, about 4 are needed"):
         installer.check_disk(str(tmp_path / ".venv"), "cpu")
 
 

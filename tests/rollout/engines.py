@@ -26,10 +26,15 @@ def prompts(count, seed=0, first_id=0, vocabulary=320):
     return Prompts(tokens, lengths, torch.arange(count) + first_id, torch.arange(count) + 100)
 
 
+def load(folder):
+    """transformers' model of a folder, float32."""
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+
 @torch.no_grad()
 def reference_logprobs(folder, sequences, temperature):
     """transformers' log-probabilities ``[R]`` of the response tokens, one sequence at a time, no padding, no cache."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model = load(folder)
     values = []
     for prompt, response in zip(sequences.prompt_lists(), sequences.response_lists(), strict=True):
         logits = model(torch.tensor([prompt + response])).logits[0].float()
@@ -103,7 +108,7 @@ def sender_to(engines, bucket_bytes=50_000, timeout_s=30.0):
 
 def push(sender, engines, folder, version):
     """Sends the weights of the model in ``folder`` to all ``engines``."""
-    source = ZeroWeightSource(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), 1 << 20)
+    source = ZeroWeightSource(load(folder), 1 << 20)
     with ThreadPoolExecutor() as pool:
         receives = [pool.submit(engine.call, "receive", source.metadata(), version) for engine in engines]
         sender.send(source.metadata(), source)

@@ -6,7 +6,8 @@ import torch
 from rlhf_dist.device import CPU
 from rlhf_dist.rollout.protocol import SamplingOptions
 from rlhf_dist.rollout.vllm_engine import engine_env
-from tests.rollout.engines import EOS, RemoteEngine, prompts, push, reference_logprobs, sender_to
+from rlhf_dist.types import Prompts
+from tests.rollout.engines import EOS, RemoteEngine, load, prompts, push, reference_logprobs, sender_to
 from tests.tiny import write_model
 
 OPTIONS = SamplingOptions(temperature=0.8, max_tokens=20, seed=5)
@@ -91,12 +92,26 @@ def test_a_batch_may_be_empty_and_a_response_one_token(engine):
     assert sequences.response_lengths.tolist() == [1, 1, 1]
 
 
+def test_first_tokens_of_many_samples_are_distributed_as_the_model_says(engine, sender, models):
+    push(sender, [engine], models[0], 3)
+    count, prompt = 2000, torch.tensor([5, 9, 4])
+    same = Prompts(prompt.repeat(count), torch.full((count,), 3), torch.arange(count), torch.zeros(count).long())
+    drawn = engine.call("generate", same, SamplingOptions(1.0, 1, 0))
+    with torch.no_grad():
+        probabilities = load(models[0])(prompt[None]).logits[0, -1].double().softmax(-1)
+    counts = torch.bincount(drawn.tokens[drawn.response_index], minlength=len(probabilities)).double()
+    common = probabilities * count > 5
+    observed = torch.cat([counts[common], counts[~common].sum()[None]])
+    expected = torch.cat([probabilities[common], probabilities[~common].sum()[None]]) * count
+    degrees = len(expected) - 1
+    chi_square = float(((observed - expected) ** 2 / expected).sum())
+    assert chi_square < degrees + 4 * (2 * degrees) ** 0.5
+
+
 def test_greedy_sampling_takes_the_likeliest_token(engine, sender, models):
     push(sender, [engine], models[0], 2)
     sequences = engine.call("generate", prompts(5), SamplingOptions(0.0, 20, 0))
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(models[0], dtype=torch.float32)
+    model = load(models[0])
     for prompt, response in zip(sequences.prompt_lists(), sequences.response_lists(), strict=True):
         with torch.no_grad():
             logits = model(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]

@@ -4,14 +4,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
-import torch
 
 from rlhf_dist.config.schema import ModelConfig
 from rlhf_dist.device import CPU
 from rlhf_dist.errors import RunError
 from rlhf_dist.rollout.hf_engine import HFEngine
 from rlhf_dist.rollout.protocol import SamplingOptions
-from rlhf_dist.types import Prompts
 from rlhf_dist.weights.source import ZeroWeightSource
 from rlhf_dist.weights.transport import BroadcastGroup
 from tests.rollout.engines import EOS, ROLLOUT, prompts
@@ -75,21 +73,3 @@ def test_batches_larger_than_max_batch_are_sampled_in_turns(folder):
     assert (
         small.generate(prompts(10), options).response_lists() == large.generate(prompts(10), options).response_lists()
     )
-
-
-def test_first_tokens_of_many_samples_are_distributed_as_the_model_says(folder):
-    engine = hf_engine(folder, replace(ROLLOUT, max_batch=4000))
-    count, prompt = 4000, torch.tensor([5, 9, 4])
-    batch = Prompts(
-        prompt.repeat(count), torch.full((count,), 3), torch.arange(count), torch.zeros(count, dtype=torch.int64)
-    )
-    drawn = engine.generate(batch, SamplingOptions(1.0, 1, 0))
-    with torch.no_grad():
-        probabilities = engine._model(prompt[None]).logits[0, -1].double().softmax(-1)
-    counts = torch.bincount(drawn.tokens[drawn.response_index], minlength=len(probabilities)).double()
-    common = probabilities * count > 10
-    observed = torch.cat([counts[common], counts[~common].sum()[None]])
-    expected = torch.cat([probabilities[common], probabilities[~common].sum()[None]]) * count
-    degrees = len(expected) - 1
-    chi_square = float(((observed - expected) ** 2 / expected).sum())
-    assert chi_square < degrees + 4 * (2 * degrees) ** 0.5

@@ -7,11 +7,13 @@ import socket
 import pytest
 import torch
 
+from rlhf_dist.engine.zero import initialize_deepspeed
 from rlhf_dist.weights.packing import ParamInfo
 from rlhf_dist.weights.source import ZeroWeightSource, gathered_state_dict
 
 BUCKET = 40_000  # bytes: several groups for the tiny model, smaller than its embedding
 STAGES = (0, 1, 2, 3)
+CASES = ((True, False), (False, True))  # (tied, bfloat16)
 
 
 def tiny_llama(tied):
@@ -72,8 +74,6 @@ def test_a_state_dict_holds_persistent_buffers_and_no_others():
 
 
 def zero_engine(model, stage, bf16):
-    import deepspeed
-
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     config = {
         "train_micro_batch_size_per_gpu": 1,
@@ -82,7 +82,7 @@ def zero_engine(model, stage, bf16):
         "zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 100},
         "zero_allow_untested_optimizer": True,
     }
-    return deepspeed.initialize(model=model, optimizer=optimizer, config=config)[0]
+    return initialize_deepspeed(model=model, optimizer=optimizer, config=config)[0]
 
 
 def streamed(module):
@@ -92,16 +92,17 @@ def streamed(module):
     return metadata, [(name, tensor) for name, tensor in source]
 
 
-def zero_rank(rank, port, tied, bf16, queue):
+def zero_rank(rank, port, queue):
     try:
-        queue.put((rank, measure(rank, port, tied, bf16)))
+        join_ranks(rank, port)
+        queue.put((rank, {(case, stage): measure(rank, *case, stage) for case in CASES for stage in STAGES}))
     except Exception as error:
         queue.put((rank, f"{type(error).__name__}: {error}"))
         raise
     torch.distributed.barrier()
 
 
-def measure(rank, port, tied, bf16):
+def join_ranks(rank, port):
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),
@@ -111,27 +112,26 @@ def measure(rank, port, tied, bf16):
         DS_ACCELERATOR="cpu",
     )
     torch.set_num_threads(1)
-    import deepspeed
+    torch.distributed.init_process_group("gloo")
 
-    deepspeed.init_distributed("gloo", verbose=False)
-    results = {}
-    for stage in STAGES:
-        model = tiny_llama(tied)
-        expected = checkpoint(model)
-        engine = zero_engine(model, stage, bf16)
-        metadata, before = streamed(engine.module)
-        tokens = torch.arange(12).view(1, 12) + rank
-        engine.backward(engine(input_ids=tokens, labels=tokens).loss)
-        engine.step()
-        state = gathered_state_dict(engine.module, BUCKET)
-        results[stage] = {
-            "metadata": metadata == [ParamInfo.of(*pair) for pair in before] if rank == 0 else before == [],
-            "shapes": {info.name: info.shape for info in metadata} == {k: tuple(v.shape) for k, v in expected.items()},
-            "before": all(torch.equal(t, expected[n].to(t.dtype)) for n, t in before),
-            "dtypes": {info.dtype for info in metadata},
-            "after": {name: tensor.float().numpy() for name, tensor in state.items()},
-        }
-    return results
+
+def measure(rank, tied, bf16, stage):
+    """One optimizer step of the tiny model under a ZeRO stage: what the source yields before and after it."""
+    model = tiny_llama(tied)
+    expected = checkpoint(model)
+    engine = zero_engine(model, stage, bf16)
+    metadata, before = streamed(engine.module)
+    tokens = torch.arange(12).view(1, 12) + rank
+    engine.backward(engine(input_ids=tokens, labels=tokens).loss)
+    engine.step()
+    state = gathered_state_dict(engine.module, BUCKET)
+    return {
+        "metadata": metadata == [ParamInfo.of(*pair) for pair in before] if rank == 0 else before == [],
+        "shapes": {info.name: info.shape for info in metadata} == {k: tuple(v.shape) for k, v in expected.items()},
+        "before": all(torch.equal(tensor, expected[name].to(tensor.dtype)) for name, tensor in before),
+        "dtypes": {info.dtype for info in metadata},
+        "after": {name: tensor.float().numpy() for name, tensor in state.items()},
+    }
 
 
 def free_port():
@@ -141,26 +141,27 @@ def free_port():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("tied", "bf16"), [(True, False), (False, True)])
-def test_every_zero_stage_yields_the_plain_state_dict_before_and_after_a_step(tied, bf16):
+def test_every_zero_stage_yields_the_plain_state_dict_before_and_after_a_step():
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
     port = free_port()
-    ranks = [context.Process(target=zero_rank, args=(rank, port, tied, bf16, queue), daemon=True) for rank in (0, 1)]
+    ranks = [context.Process(target=zero_rank, args=(rank, port, queue), daemon=True) for rank in (0, 1)]
     for process in ranks:
         process.start()
     results = dict(queue.get(timeout=240) for _ in ranks)
     for process in ranks:
         process.join(timeout=60)
     assert not any(isinstance(result, str) for result in results.values()), results
-    names = checkpoint(tiny_llama(tied)).keys()
-    for stage in STAGES:
-        for rank in (0, 1):
-            found = results[rank][stage]
-            assert found["metadata"] and found["shapes"] and found["before"], (stage, rank)
-            assert found["dtypes"] == {"bfloat16" if bf16 else "float32"}
-        assert results[1][stage]["after"] == {}
-        assert results[0][stage]["after"].keys() == names
-        for name, reference in results[0][0]["after"].items():
-            tensor = torch.from_numpy(results[0][stage]["after"][name])
-            torch.testing.assert_close(tensor, torch.from_numpy(reference), atol=2e-2 if bf16 else 1e-5, rtol=0)
+    for tied, bf16 in CASES:
+        names = checkpoint(tiny_llama(tied)).keys()
+        plain = results[0][(tied, bf16), 0]["after"]
+        for stage in STAGES:
+            first, second = (results[rank][(tied, bf16), stage] for rank in (0, 1))
+            for found in (first, second):
+                assert found["metadata"] and found["shapes"] and found["before"], (tied, bf16, stage)
+                assert found["dtypes"] == {"bfloat16" if bf16 else "float32"}
+            assert second["after"] == {}
+            assert first["after"].keys() == names
+            for name, reference in plain.items():
+                tensor = torch.from_numpy(first["after"][name])
+                torch.testing.assert_close(tensor, torch.from_numpy(reference), atol=2e-2 if bf16 else 1e-5, rtol=0)
