@@ -142,8 +142,11 @@ def encode_marked(tokenizer: PreTrainedTokenizerFast, reviews: list[str]) -> lis
     """
     found = []
     for review in reviews:
-        rows = tokenizer.backend_tokenizer.encode_batch_fast(texts.split_sentences(review), add_special_tokens=False)
-        found.append(np.array([tokenizer.bos_token_id, *(i for row in rows for i in [*row.ids, tokenizer.eos_token_id])]))
+        rows = tokenizer.backend_tokenizer.encode_batch_fast(
+            texts.split_sentences(review), add_special_tokens=False
+        )
+        tokens = (token for row in rows for token in [*row.ids, tokenizer.eos_token_id])
+        found.append(np.array([tokenizer.bos_token_id, *tokens]))
     return found
 
 

@@ -16,7 +16,7 @@ from rlhf_dist.engine.export import save_pretrained
 from rlhf_dist.engine.zero import ZeroRunner, ZeroTrainer
 from rlhf_dist.models.language import load_scalar
 from rlhf_dist.models.layout import pad, predicting_positions
-from rlhf_dist.types import Comparisons, CriticStats, RankingStats, Sequences, TrainBatch
+from rlhf_dist.types import Comparisons, CriticStats, RankingStats, Sequences, TrainBatch, ragged_indices
 
 if TYPE_CHECKING:
     from rlhf_dist.models.language import ScalarModel
@@ -33,6 +33,28 @@ def _last_token_scores(runner: ZeroRunner, tokens: Tensor, lengths: Tensor) -> T
     """The output at the last token of each of N sequences ``[N]``."""
     padded = pad(tokens, lengths, runner.torch_device)
     return runner.forward_module(padded, torch.arange(lengths.numel()), lengths - 1)
+
+
+ANSWER_FORWARDS = 4
+
+
+def _answer_scores(runner: ZeroRunner, tokens: Tensor, lengths: Tensor) -> Tensor:
+    """The same for a micro-batch of rankings, in several forwards of sequences of like length.
+
+    The answers of a prompt share a loss, so they stay in one micro-batch however much they differ in length, and
+    padding them all to the longest one would cost several times the work. The number of forwards is always the same,
+    as they are collectives under ZeRO; with fewer answers than that the first one is run again, at weight 0.
+    """
+    order = torch.argsort(lengths, descending=True, stable=True)
+    scores, idle = [], torch.zeros((), device=runner.torch_device)
+    for part in torch.tensor_split(order, ANSWER_FORWARDS):
+        rows = part if part.numel() else order[:1]
+        output = _last_token_scores(runner, tokens[ragged_indices(lengths, rows)], lengths[rows])
+        if part.numel():
+            scores.append(output)
+        else:
+            idle = idle + 0.0 * output.sum()
+    return (torch.cat(scores) + idle)[torch.argsort(order)]
 
 
 class CriticEngine:
@@ -129,7 +151,7 @@ class RewardTrainerEngine:
         return RankingStats(loss / len(batch), right / max(pairs, 1.0), norm, lr, int(batch.tokens_per_row.sum()))
 
     def _ranking_sums(self, micro: Comparisons) -> tuple[Tensor, Tensor]:
-        scores = _last_token_scores(self.runner, micro.tokens, micro.token_counts)
+        scores = _answer_scores(self.runner, micro.tokens, micro.token_counts)
         losses, right = ranking_loss(scores, micro.ranks, micro.answers)
         pairs = torch.tensor(float(right.numel()), device=scores.device)
         return losses.sum(), torch.stack([losses.detach().sum(), right.float().sum(), pairs])
@@ -140,7 +162,7 @@ class RewardTrainerEngine:
             batch,
             batch.tokens_per_row,
             batch.answers,
-            lambda micro: _last_token_scores(self.runner, micro.tokens, micro.token_counts),
+            lambda micro: _answer_scores(self.runner, micro.tokens, micro.token_counts),
         )
 
     def save_checkpoint(self, folder: Path) -> None:

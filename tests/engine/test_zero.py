@@ -1,0 +1,135 @@
+"""Training under ZeRO on real gloo ranks: the same gradient however the batch is cut up."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+
+from rlhf_dist.types import Comparisons, Demonstrations, Sequences, TrainBatch
+from tests.tiny import VOCABULARY, write_model
+
+PROMPTS, RESPONSES = torch.tensor([3, 1, 2, 7, 1]), torch.tensor([4, 1, 6, 2, 9])
+
+
+def train_batch() -> TrainBatch:
+    generator = torch.Generator().manual_seed(3)
+    lengths, size = PROMPTS + RESPONSES, int(RESPONSES.sum())
+    tokens = torch.randint(3, VOCABULARY, (int(lengths.sum()),), generator=generator)
+    rows = torch.arange(5)
+    sequences = Sequences(tokens, PROMPTS, RESPONSES, torch.zeros(size), rows > 1, rows * 0, rows)
+    old = torch.full((size,), -5.0)
+    advantages, returns = torch.randn(2, size, generator=generator).unbind(0)
+    return TrainBatch(sequences, old, torch.zeros(size), advantages, returns)
+
+
+def comparisons() -> Comparisons:
+    generator = torch.Generator().manual_seed(4)
+    counts, answers = torch.tensor([4, 5, 3, 6, 2, 7, 3]), torch.tensor([2, 3, 2])
+    tokens = torch.randint(3, VOCABULARY, (int(counts.sum()),), generator=generator)
+    return Comparisons(tokens, counts, torch.tensor([1, 2, 2, 1, 3, 1, 2]), answers, torch.tensor([9, 11, 10]))
+
+
+def work(rank: int, world: int, port: int, folder: str, stage: int, budget: int) -> None:
+    """One rank: trains an actor, a critic and a reward model, and writes down what it saw."""
+    import os
+
+    import torch.distributed as dist
+
+    from rlhf_dist.config.schema import ModelConfig, OptimConfig, TrainedRole
+    from rlhf_dist.device import CPU
+    from rlhf_dist.engine.policy import ActorEngine
+    from rlhf_dist.engine.scalar import CriticEngine, RewardTrainerEngine
+
+    torch.set_num_threads(1)
+    os.environ.update(
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK="0"
+    )
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    role = TrainedRole(
+        model=ModelConfig(path=f"{folder}/model"),
+        zero_stage=stage,
+        micro_batch_tokens=budget,
+        optim=OptimConfig(lr=1e-2, grad_clip=0.5),
+    )
+    torch.manual_seed(0)
+    batch, plan = train_batch(), [torch.tensor([0, 1, 2]), torch.tensor([4]), torch.tensor([3, 1, 4, 0, 2])]
+    actor, critic = ActorEngine(role, CPU, 0.8, 10), CriticEngine(role, CPU, 10)
+    reward = RewardTrainerEngine(role, CPU, 10)
+    seen = {
+        "actor": vars(actor.train(batch, plan, 0.2)),
+        "critic": vars(critic.train(batch, plan, 0.2)),
+        "reward": [vars(reward.fit(comparisons())) for _ in range(2)],
+        "sft": vars(actor.fit(Demonstrations(batch.sequences.tokens, PROMPTS, RESPONSES))),
+    }
+    mine = actor.runner.my_rows(batch.sequences.lengths).tolist()
+    parts = torch.split(actor.logprobs(batch.sequences), RESPONSES[mine].tolist())
+    seen["logprobs"] = {row: part.tolist() for row, part in zip(mine, parts, strict=True)}
+    Path(folder, f"rank{rank}.json").write_text(json.dumps(seen))
+    actor.save_model(Path(folder, "saved"), f"{folder}/model")
+    dist.destroy_process_group()
+
+
+def train(folder: Path, world: int, stage: int, budget: int) -> dict:
+    """Runs all ranks; gives rank 0's figures, with the log-probabilities of all rows."""
+    write_model(folder / "model")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    context = multiprocessing.get_context("spawn")
+    ranks = [
+        context.Process(target=work, args=(rank, world, port, str(folder), stage, budget)) for rank in range(world)
+    ]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(240)
+        assert rank.exitcode == 0
+    seen = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(world)]
+    seen[0]["logprobs"] = {row: values for one in seen for row, values in one["logprobs"].items()}
+    return seen[0]
+
+
+def numbers(value: object) -> list[float]:
+    if isinstance(value, dict):
+        return [number for key in sorted(value) for number in numbers(value[key])]
+    if isinstance(value, list):
+        return [number for item in value for number in numbers(item)]
+    assert isinstance(value, int | float)
+    return [float(value)]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """One rank, no ZeRO, everything in one micro-batch."""
+    return train(tmp_path_factory.mktemp("alone"), world=1, stage=0, budget=10_000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "world,stage,budget",
+    [(1, 0, 12), (2, 0, 12), (2, 1, 30), (2, 2, 12), (2, 3, 12), (3, 3, 30)],
+    ids=lambda value: str(value),
+)
+def test_workers_stages_and_micro_batches_do_not_change_losses_gradients_or_weights(
+    tmp_path: Path, alone: dict, world: int, stage: int, budget: int
+) -> None:
+    seen = train(tmp_path, world, stage, budget)
+    assert numbers(seen) == pytest.approx(numbers(alone), rel=1e-4, abs=2e-5)
+
+
+@pytest.mark.slow
+def test_a_model_trained_under_zero_3_is_saved_whole(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    seen = train(tmp_path, world=2, stage=3, budget=30)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "saved", dtype=torch.float32)
+    sequences = train_batch().sequences
+    row = sequences.tokens[: int(sequences.lengths[0])]
+    distribution = (model(row[None]).logits[0] / 0.8).log_softmax(-1)[int(PROMPTS[0]) - 1 : -1]
+    wanted = distribution.gather(1, row[int(PROMPTS[0]) :, None])[:, 0]
+    assert seen["logprobs"]["0"] == pytest.approx(wanted.tolist(), abs=1e-4)
