@@ -36,7 +36,6 @@ CHARTS = (
     Chart("KL to the reference", "nats a sequence", {"kl/sequence_mean": "KL"}),
     Chart("Loss", "nats a token", {"loss/sft": "training", "eval/loss": "held out"}),
     Chart("Loss", "nats a prompt", {"loss/reward": "training", "eval/loss": "held out"}),
-    Chart("Accuracy", "share of next tokens", {"accuracy/token": "training", "eval/accuracy": "held out"}),
     Chart("Pair accuracy", "share of pairs ranked right", {"accuracy/pair": "training", "eval/accuracy": "held out"}),
     Chart("Held-out reward", "mean score", {"eval/score_mean": "score"}),
     Chart("Judge", "held out, independent scorer", {"eval/judge_mean": "judge"}),

@@ -34,10 +34,10 @@ PPO_METRICS = (
     *_TIMED,
 )
 
-#: What every line of a training step of SFT holds; `eval/loss` and `eval/accuracy` stand on the evaluated steps.
-SFT_METRICS = ("accuracy/token", "loss/sft", "optim/grad_norm", "optim/lr", *_TIMED)
+#: What every line of a training step of SFT holds; `eval/loss` stands on the evaluated steps.
+SFT_METRICS = ("loss/sft", "optim/grad_norm", "optim/lr", *_TIMED)
 
-#: What every line of a training step of reward-model training holds; evaluations as for SFT.
+#: What every line of a training step of reward-model training holds; `eval/loss` and `eval/accuracy` stand on the evaluated steps.
 REWARD_METRICS = ("accuracy/pair", "loss/reward", "optim/grad_norm", "optim/lr", *_TIMED)
 
 

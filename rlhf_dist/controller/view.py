@@ -58,7 +58,6 @@ PPO_COLUMNS = (
 )
 SFT_COLUMNS = (
     Column("loss/sft", "loss"),
-    Column("accuracy/token", "accuracy"),
     Column("optim/lr", "lr", ".1e"),
     _TOKENS,
 )
