@@ -1,6 +1,6 @@
 """Makes the demo's base model: a byte-level BPE of 2048 tokens and a small Llama, from review text.
 
-    python -m demo.pretrain --minutes 72
+    python -m demo.pretrain --steps 10000 --marked
 
 Runs on the CPU, saves its state every few minutes, and goes on from there when started again.
 At the end it writes the model and the tokenizer in Hugging Face format.
@@ -142,16 +142,14 @@ def encode_marked(tokenizer: PreTrainedTokenizerFast, reviews: list[str]) -> lis
     """
     found = []
     for review in reviews:
-        rows = tokenizer.backend_tokenizer.encode_batch_fast(
-            texts.split_sentences(review), add_special_tokens=False
-        )
+        rows = tokenizer.backend_tokenizer.encode_batch_fast(texts.split_sentences(review), add_special_tokens=False)
         tokens = (token for row in rows for token in [*row.ids, tokenizer.eos_token_id])
         found.append(np.array([tokenizer.bos_token_id, *tokens]))
     return found
 
 
 def schedule(done: float) -> tuple[float, float]:
-    """For the part of the time that is done, 0..1: factor on the learning rate, share of whole reviews.
+    """For the part of the steps that is done, 0..1: factor on the learning rate, share of whole reviews.
 
     The rate is warmed up, held, and cooled down to nothing over the last half; the sentences take
     over while it cools, because they are what the demo writes.
@@ -202,12 +200,13 @@ class Training:
         self.saved = args.work / "state" / "state.pt"
         if self.saved.exists():
             self._load()
-        documents = [encode(tokenizer, part) for part in (text.reviews, text.sentences)]
+        as_tokens = encode_marked if args.marked else encode
+        documents = [as_tokens(tokenizer, text.reviews), encode(tokenizer, text.sentences)]
         self.reviews, self.single = (
             Stream(part, args.window, seed=number + self.step) for number, part in enumerate(documents, 1)
         )
         self.mix = random.Random(3 + self.step)
-        self.held_out = [encode(tokenizer, part) for part in (text.held_out_reviews, text.held_out_sentences)]
+        self.held_out = [as_tokens(tokenizer, text.held_out_reviews), encode(tokenizer, text.held_out_sentences)]
         sizes = [sum(map(len, part)) for part in documents]
         parameters = sum(p.numel() for p in self.model.parameters())
         print(f"{parameters} parameters, {sizes[0]} tokens in reviews, {sizes[1]} in sentences", flush=True)
@@ -248,20 +247,20 @@ class Training:
         return loss.item()
 
     def run(self) -> dict[str, float]:
-        """Trains until the time is over; returns what it did and reached."""
+        """Trains to the last step; returns what it did and reached."""
         begin = time.monotonic() - self.seconds
         last_save = last_print = time.monotonic()
         losses: list[float] = []
-        while self.seconds < 60 * self.args.minutes and self.step != self.args.max_steps:
-            done = self.seconds / (60 * self.args.minutes)
-            factor, share = schedule(done)
+        while self.step < self.args.steps:
+            factor, share = schedule(self.step / self.args.steps)
             losses.append(self.update(self.args.lr * factor, share))
             now = time.monotonic()
             self.seconds = now - begin
             if now - last_print > 30:
                 speed = len(losses) * self.args.batch * self.args.window / (now - last_print)
                 mean = sum(losses) / len(losses)
-                print(f"step {self.step} time {done:.3f} loss {mean:.4f} tokens/s {speed:.0f}", flush=True)
+                rate = self.args.lr * factor
+                print(f"step {self.step} loss {mean:.4f} lr {rate:.2e} tokens/s {speed:.0f}", flush=True)
                 losses, last_print = [], now
             if now - last_save > 60 * self.args.save_minutes:
                 self.save()
@@ -312,8 +311,8 @@ def finish(out: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFas
 def main() -> int:
     """Reads the command line, trains tokenizer and model, and writes them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=72, help="time for training")
-    parser.add_argument("--max-steps", type=int, default=-1, help="ends earlier, for a test")
+    parser.add_argument("--steps", type=int, default=10000)
+    parser.add_argument("--marked", action="store_true", help="EOS after every sentence of a review")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch", type=int, default=16, help="windows in a step")
     parser.add_argument("--window", type=int, default=128, help="tokens in a window")

@@ -43,13 +43,14 @@ def test_the_core_has_what_the_project_is_built_on(described: dict[str, Any]) ->
 
 
 def _by_name(needs: list[str]) -> dict[str, SpecifierSet]:
-    """The bounds of each requirement that holds on this machine."""
+    """The bounds of each requirement that holds on this machine; a pin makes the ranges beside it moot."""
     bounds: dict[str, SpecifierSet] = {}
     for need in map(Requirement, needs):
         if need.marker is None or need.marker.evaluate({"extra": ""}):
             name = canonicalize_name(need.name)
             bounds[name] = bounds.get(name, SpecifierSet()) & need.specifier
-    return bounds
+    pins = {name: [spec for spec in found if spec.operator == "=="] for name, found in bounds.items()}
+    return {name: SpecifierSet(str(pins[name][0])) if pins[name] else found for name, found in bounds.items()}
 
 
 def test_the_installers_torch_is_the_one_of_the_cpu_extra(described: dict[str, Any], installer: dict[str, Any]) -> None:
