@@ -37,7 +37,8 @@ PPO_METRICS = (
 #: What every line of a training step of SFT holds; `eval/loss` stands on the evaluated steps.
 SFT_METRICS = ("loss/sft", "optim/grad_norm", "optim/lr", *_TIMED)
 
-#: What every line of a training step of reward-model training holds; `eval/loss` and `eval/accuracy` stand on the evaluated steps.
+#: What every line of a training step of reward-model training holds; on evaluated steps also `eval/loss` and
+#: `eval/accuracy`.
 REWARD_METRICS = ("accuracy/pair", "loss/reward", "optim/grad_norm", "optim/lr", *_TIMED)
 
 

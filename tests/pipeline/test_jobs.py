@@ -175,7 +175,7 @@ def test_a_worker_that_dies_is_named_first(place: Workplace) -> None:
 
 
 def test_a_reward_that_is_not_a_number_ends_the_run_with_the_sample(place: Workplace) -> None:
-    (place.root / "broken.py").write_text("def score(prompts, responses):\n    return [float('nan') for r in responses]\n")
+    (place.root / "broken.py").write_text("def score(prompts, responses):\n    return [float('nan')] * len(prompts)\n")
     outcome = place.run(
         "ppo", "nan", "rollout.backend=hf", "reward.model.path=null", "reward.function=broken.py:score", expect=1
     )
