@@ -48,8 +48,10 @@ class WorkerGroup:
         self.worker_names = [f"{role}-{rank}" for rank in range(self.size)]
         self.logs = [str(log_dir / f"{name}.log") for name in self.worker_names]
         worker_env = device.worker_env(resources.threads) | env
+        # Ray's dashboard and `ps` show an actor by its class: one named after the role tells which is which.
+        actor_class = ray.remote(type(role.capitalize(), (Worker,), {}))
         self.workers = [
-            ray.remote(Worker)
+            actor_class
             .options(name=f"{name}", runtime_env={"env_vars": worker_env}, **placement.options(role, rank))
             .remote(name, log, os.getcwd())
             for rank, (name, log) in enumerate(zip(self.worker_names, self.logs, strict=True))

@@ -45,6 +45,7 @@ class Worker:
             os.chdir(folder)
         Path(log).parent.mkdir(parents=True, exist_ok=True)
         redirect_process_output(Path(log))
+        print(f"worker {name}: pid {os.getpid()} on {socket.gethostname()}")
 
     def address(self) -> tuple[str, int]:
         """This node's address, and a TCP port that is free on it."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -164,10 +167,8 @@ def test_an_interrupted_run_writes_a_checkpoint_and_goes_on_as_if_nothing_had_be
 def test_a_worker_that_dies_is_named_first(place: Workplace) -> None:
     process = place.start("ppo", "killed", "rollout.backend=hf", "ppo.steps=500")
     _wait_for_step(place, "killed", process, 1)
-    # Ray shows a worker as ray::NAME, ours by the actor's class and method.
-    victims = subprocess.run(["pgrep", "-f", "ray::.*critic"], capture_output=True, text=True).stdout.split()
-    assert victims, subprocess.run(["ps", "-ef"], capture_output=True, text=True).stdout
-    subprocess.run(["kill", "-9", *victims], check=True)
+    (victim,) = _worker_pids(place.root / "runs/killed/logs/critic-0.log")
+    os.kill(victim, signal.SIGKILL)
     outcome = place.finish(process, "killed", expect=1)
     last = [line for line in outcome.output.splitlines() if line.startswith("error:")]
     assert last, outcome.output
@@ -212,9 +213,6 @@ def test_the_trained_policy_generates_in_vllm(place: Workplace, plain: list[dict
         "print('SAMPLED', len(llm.generate('the film', SamplingParams(max_tokens=4, ignore_eos=True))"
         "[0].outputs[0].token_ids))\n"
     )
-    import os
-    import sys
-
     env = os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=place.root, env=env, capture_output=True, text=True, timeout=300
@@ -222,6 +220,19 @@ def test_the_trained_policy_generates_in_vllm(place: Workplace, plain: list[dict
     assert "SAMPLED 4" in result.stdout, result.stderr[-3000:]
 
 
-def test_nothing_of_ray_is_left_running(place: Workplace) -> None:
-    left = subprocess.run(["pgrep", "-af", str(Path(place.root).name)], capture_output=True, text=True).stdout
-    assert "ray::" not in left
+def test_no_worker_outlives_its_run_however_it_ended(place: Workplace) -> None:
+    pids = [pid for log in (place.root / "runs").glob("*/logs/*.log") for pid in _worker_pids(log)]
+    assert len(pids) > 20
+    deadline = time.monotonic() + 30
+    while left := [pid for pid in pids if _is_ray_worker(pid)]:
+        assert time.monotonic() < deadline, f"still running: {left}"
+        time.sleep(0.5)
+
+
+def _worker_pids(log: Path) -> list[int]:
+    return [int(pid) for pid in re.findall(r"^worker \S+: pid (\d+) ", log.read_text(), re.MULTILINE)]
+
+
+def _is_ray_worker(pid: int) -> bool:
+    command = Path(f"/proc/{pid}/cmdline")
+    return command.exists() and b"ray::" in command.read_bytes()
