@@ -6,7 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -40,9 +41,11 @@ class Workplace:
 
     Attributes:
         root: the folder.
+        started: every job's process.
     """
 
     root: Path
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def command(self, job: str, name: str, *settings: str) -> list[str]:
         """The command line of a job on the tiny model and data."""
@@ -52,7 +55,7 @@ class Workplace:
     def start(self, job: str, name: str, *settings: str) -> subprocess.Popen[str]:
         """Starts a job."""
         env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-        return subprocess.Popen(
+        process = subprocess.Popen(
             self.command(job, name, *settings),
             cwd=self.root,
             env=env,
@@ -60,6 +63,8 @@ class Workplace:
             stderr=subprocess.STDOUT,
             text=True,
         )
+        self.started.append(process)
+        return process
 
     def run(self, job: str, name: str, *settings: str, expect: int = 0) -> Outcome:
         """Runs a job to its end, which must be exit code ``expect``."""
@@ -110,11 +115,13 @@ _TINY = {
 
 
 @pytest.fixture(scope="session")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
     """A workplace whose SFT and reward-model runs are done."""
     place = Workplace(tmp_path_factory.mktemp("pipeline"))
     write_model(place.root / "model", tied=True)
     write_data(place.root / "data")
     place.run("sft", "sft", "actor.optim.lr=1e-3")
     place.run("reward", "reward", "reward.optim.lr=1e-3")
-    return place
+    yield place
+    for process in place.started:
+        process.kill()  # what a failed test left running; Ray's daemons end with their driver
