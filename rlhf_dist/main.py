@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rlhf_dist.cluster.placement import Placement, RoleResources
     from rlhf_dist.controller.loop import Desk
     from rlhf_dist.controller.ppo import PPORoles
+    from rlhf_dist.controller.signals import StopSignal
     from rlhf_dist.controller.view import Column
     from rlhf_dist.device import Device
 
@@ -73,6 +74,7 @@ class _Workshop:
     run: RunConfig
     cluster: ClusterConfig
     log_dir: Path
+    stop: StopSignal
 
     def group(self, role: str, env: dict[str, str]) -> WorkerGroup:
         """Starts the worker processes of ``role``."""
@@ -86,12 +88,11 @@ class _Workshop:
 @contextmanager
 def _desk(
     run: RunConfig, cluster: ClusterConfig, directory: RunDir, job: str, columns: Sequence[Column], steps: int
-) -> Iterator[Callable[[Placement], Desk]]:
-    """Opens all that a run writes to. Yields what makes the desk once the cluster's places are known."""
+) -> Iterator[Callable[[_Workshop], Desk]]:
+    """Opens all that a run writes to. Yields what makes the desk once the workshop is there."""
     from rlhf_dist.chatter import redirect_chatter
     from rlhf_dist.controller.loop import Desk
     from rlhf_dist.controller.metrics import MetricsWriter
-    from rlhf_dist.controller.signals import StopSignal
     from rlhf_dist.controller.trace import Timer
     from rlhf_dist.controller.view import LiveView
 
@@ -100,7 +101,6 @@ def _desk(
     if newest is not None:
         directory.rewind(newest.step)  # before the files are opened: it replaces them
     with (
-        StopSignal() as stop,
         redirect_chatter(directory.driver_log) as terminal,
         MetricsWriter(
             directory.metrics,
@@ -111,7 +111,9 @@ def _desk(
     ):
         timer = Timer(directory.trace, on_phase=view.phase)
         try:
-            yield lambda placement: Desk(run, directory, metrics, view, timer, stop, placement, cluster.call_timeout_s)
+            yield lambda shop: Desk(
+                run, directory, metrics, view, timer, shop.stop, shop.placement, cluster.call_timeout_s
+            )
         finally:
             timer.save()
 
@@ -123,11 +125,13 @@ def _workshop(
     """A cluster with a place for every role; all is given back at the end."""
     from rlhf_dist.cluster.placement import Placement
     from rlhf_dist.cluster.session import ray_session
+    from rlhf_dist.controller.signals import StopSignal
 
-    with ray_session(cluster):
+    # In this order: Ray takes SIGTERM for itself when it connects.
+    with ray_session(cluster), StopSignal() as stop:
         placement = Placement(roles, device, cluster.placement_timeout_s)
         try:
-            yield _Workshop(device, placement, run, cluster, directory.logs.absolute())
+            yield _Workshop(device, placement, run, cluster, directory.logs.absolute(), stop)
         finally:
             placement.close()
 
@@ -178,7 +182,7 @@ def _run_sft(config: SFTConfig) -> None:
         _workshop(config.run, config.cluster, device, directory, roles) as workshop,
     ):
         actor = Actor(_build_one(workshop, "actor", ActorEngine, (config.actor, device, 1.0, steps)))
-        desk = make_desk(workshop.placement)
+        desk = make_desk(workshop)
         summary = run_job(SFTJob(config, actor, examples, desk), desk)
     _finish(directory, summary)
 
@@ -236,7 +240,7 @@ def _run_reward(config: RewardConfig) -> None:
         _workshop(config.run, config.cluster, device, directory, roles) as workshop,
     ):
         role = RewardTrainer(_build_one(workshop, "reward", RewardTrainerEngine, (config.reward, device, steps)))
-        desk = make_desk(workshop.placement)
+        desk = make_desk(workshop)
         summary = run_job(RewardJob(config, role, rankings, desk), desk)
     _finish(directory, summary)
 
@@ -264,7 +268,7 @@ def _run_ppo(config: PPOConfig) -> None:
         _desk(config.run, config.cluster, directory, "PPO", PPO_COLUMNS, config.ppo.steps) as make_desk,
         _workshop(config.run, config.cluster, device, directory, _ppo_resources(config, device)) as workshop,
     ):
-        desk = make_desk(workshop.placement)
+        desk = make_desk(workshop)
         roles = _ppo_roles(config, workshop, [data.tokenizer.eos_token_id])
         job = PPOJob(config, PPO(config, roles, desk.timer, tolerance), data, desk)
         summary = run_job(job, desk)

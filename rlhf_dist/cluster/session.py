@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,6 +11,8 @@ import ray
 
 from rlhf_dist.config.schema import ClusterConfig
 from rlhf_dist.errors import ClusterError
+
+CONNECT_TIMEOUT_S = 10.0
 
 
 @contextmanager
@@ -24,16 +27,24 @@ def ray_session(config: ClusterConfig) -> Iterator[None]:
     address = config.address or os.environ.get("RAY_ADDRESS")
     try:
         if address:
+            _knock(address)
             ray.init(address=address, log_to_driver=False, configure_logging=False)
         else:
             _start_local(config)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         where = address or "local"
         raise ClusterError(f"no Ray cluster at {where!r}: {str(error).strip().splitlines()[0]}") from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Fails within seconds where nothing listens at `host:port`; Ray itself would try for many minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
 
 
 def _start_local(config: ClusterConfig) -> None:

@@ -25,7 +25,7 @@ def cluster(place: Workplace) -> Iterator[dict[str, str]]:
     """A cluster by `ray start --head`, in the workplace's folder. Gives the environment of its clients."""
     env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
-    ports = ["--port=6479", "--dashboard-port=8365", "--ray-client-server-port=10101"]
+    ports = ["--port=6479", "--dashboard-port=8365", "--ray-client-server-port=8366"]
     started = ray("start", "--head", "--num-cpus=2", *ports, env=env, cwd=place.root)
     assert started.returncode == 0, started.stdout + started.stderr
     pids = _ray_pids()

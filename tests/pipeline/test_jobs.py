@@ -146,18 +146,28 @@ def _wait_for_step(place: Workplace, name: str, process: subprocess.Popen[str], 
         time.sleep(0.2)
 
 
-def test_an_interrupted_run_writes_a_checkpoint_and_goes_on_as_if_nothing_had_been(place: Workplace) -> None:
-    settings = ["rollout.backend=hf", "ppo.steps=12", "actor.zero_stage=2", "run.samples_every=1"]
-    whole = place.run("ppo", "whole", *settings).metrics
-    process = place.start("ppo", "halves", *settings)
+TWELVE_STEPS = ["rollout.backend=hf", "ppo.steps=12", "actor.zero_stage=2", "run.samples_every=1"]
+
+
+@pytest.fixture(scope="module")
+def whole(place: Workplace) -> list[dict[str, float]]:
+    """The metrics of twelve steps without an interruption."""
+    return place.run("ppo", "whole", *TWELVE_STEPS).metrics
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_an_interrupted_run_writes_a_checkpoint_and_goes_on_as_if_nothing_had_been(
+    place: Workplace, whole: list[dict[str, float]], number: signal.Signals
+) -> None:
+    process = place.start("ppo", "halves", *TWELVE_STEPS)
     _wait_for_step(place, "halves", process, 2)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     outcome = place.finish(process, "halves", expect=130)
     done = len(outcome.metrics)
     assert f"stopped after step {done}" in outcome.output
     assert (outcome.run / f"checkpoints/step-{done}").is_dir()
     assert done < 12
-    outcome = place.run("ppo", "halves", *settings, "run.overwrite=false", "run.resume=true")
+    outcome = place.run("ppo", "halves", *TWELVE_STEPS, "run.overwrite=false", "run.resume=true")
     assert [line["step"] for line in outcome.metrics] == list(range(1, 13))
     for ours, theirs in zip(outcome.metrics, whole, strict=True):
         for name in SAME_EVERYWHERE:
