@@ -12,6 +12,7 @@ import json
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,6 +43,8 @@ def main() -> int:
     for title, launcher, recipe in STEPS:
         print(f"== {title}: {launcher} --config {recipe}", flush=True)
         command = [sys.executable, str(ROOT / launcher), "--config", recipe, "run.overwrite=true"]
+        if launcher.endswith("ppo_llama.py") and find_spec("vllm") is None:
+            command.append("rollout.backend=hf")  # Python 3.10 has no vLLM build
         code = subprocess.run(command, cwd=ROOT, check=False).returncode
         if code != 0:
             return code
