@@ -159,19 +159,20 @@ def whole(place: Workplace) -> list[dict[str, float]]:
 def test_an_interrupted_run_writes_a_checkpoint_and_goes_on_as_if_nothing_had_been(
     place: Workplace, whole: list[dict[str, float]], number: signal.Signals
 ) -> None:
-    process = place.start("ppo", "halves", *TWELVE_STEPS)
-    _wait_for_step(place, "halves", process, 2)
+    name = f"halves-{number.name}"
+    process = place.start("ppo", name, *TWELVE_STEPS)
+    _wait_for_step(place, name, process, 2)
     process.send_signal(number)
-    outcome = place.finish(process, "halves", expect=130)
+    outcome = place.finish(process, name, expect=130)
     done = len(outcome.metrics)
     assert f"stopped after step {done}" in outcome.output
     assert (outcome.run / f"checkpoints/step-{done}").is_dir()
     assert done < 12
-    outcome = place.run("ppo", "halves", *TWELVE_STEPS, "run.overwrite=false", "run.resume=true")
+    outcome = place.run("ppo", name, *TWELVE_STEPS, "run.overwrite=false", "run.resume=true")
     assert [line["step"] for line in outcome.metrics] == list(range(1, 13))
     for ours, theirs in zip(outcome.metrics, whole, strict=True):
-        for name in SAME_EVERYWHERE:
-            assert ours[name] == pytest.approx(theirs[name], rel=1e-3, abs=1e-5), (ours["step"], name)
+        for key in SAME_EVERYWHERE:
+            assert ours[key] == pytest.approx(theirs[key], rel=1e-3, abs=1e-5), (ours["step"], key)
 
 
 def test_a_worker_that_dies_is_named_first(place: Workplace) -> None:
