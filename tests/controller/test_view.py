@@ -81,7 +81,8 @@ def test_duration(seconds: float, expected: str) -> None:
 
 
 _SCRIPT = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite run in the background inherits "ignore"
 from rlhf_dist.controller.view import *
 try:
     with LiveView("demo", "PPO", 5, PPO_COLUMNS) as view:
