@@ -36,7 +36,7 @@ def cluster(place: Workplace) -> Iterator[dict[str, str]]:
 
 def _ray_pids() -> list[str]:
     """The daemons of the cluster on this test's ports: not those of another one on the machine."""
-    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True).stdout.splitlines()
+    listed = subprocess.run(["ps", "-wweo", "pid,args"], capture_output=True, text=True).stdout.splitlines()
     return [line.split()[0] for line in listed if ":6479" in line or "8365" in line or "gcs_server_port=6479" in line]
 
 
