@@ -31,7 +31,7 @@ def cluster(place: Workplace) -> Iterator[dict[str, str]]:
     pids = _ray_pids()
     yield env | {"RAY_AUTH_MODE": "token"}
     for pid in pids:
-        subprocess.run(["kill", pid], check=False)
+        subprocess.run(["kill", "-9", pid], check=False)  # Ray's control store outlives a SIGTERM
 
 
 def _ray_pids() -> list[str]:
