@@ -20,8 +20,8 @@ install: ## .venv with all that this machine needs
 	"$$python" tools/install.py --device "$(DEVICE)" --python "$(PYTHON)"
 
 demo: install ## the three steps on movie reviews, in minutes
-	@$(PY) demo/prepare.py
-	@$(PY) demo/run.py
+	@$(PY) -m demo.prepare
+	@$(PY) -m demo.run
 
 lint: install ## ruff and mypy
 	$(PY) -m ruff check .

@@ -1,6 +1,6 @@
 """The demo: supervised fine-tuning, reward model and PPO on movie reviews, one after another.
 
-    python demo/run.py
+    python -m demo.run
 
 Each step is the real launcher with a recipe of configs/demo, as anyone would run it by hand. At the end stands what
 the demo set out to show, with the figures it got.

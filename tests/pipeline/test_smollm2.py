@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def test_two_ppo_steps_on_smollm2(tmp_path: Path) -> None:
-    fetched = subprocess.run([sys.executable, "demo/smollm2.py"], cwd=ROOT, capture_output=True, text=True)
+    fetched = subprocess.run([sys.executable, "-m", "demo.smollm2"], cwd=ROOT, capture_output=True, text=True)
     assert fetched.returncode == 0, fetched.stderr
     prompts = [{"prompt": f"Say something nice about {thing}."} for thing in ("tea", "rain", "jazz")]
     write_jsonl(tmp_path / "prompts.jsonl", prompts)
