@@ -1,9 +1,11 @@
 """Makes the demo's base model: a byte-level BPE of 2048 tokens and a small Llama, from review text.
 
     python -m demo.pretrain --steps 10000 --marked
+    python -m demo.pretrain --steps 4500 --marked --labels 0.4 --start demo/base --lr 2e-3
 
 Runs on the CPU, saves its state every few minutes, and goes on from there when started again.
-At the end it writes the model and the tokenizer in Hugging Face format.
+At the end it writes the model and the tokenizer in Hugging Face format. The second command goes on from a model that
+is there already, and shows it passages that end with the label of their review, in a word.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ class Text:
 
     reviews: list[str]
     sentences: list[str]
+    labelled: list[texts.Review]
     held_out_reviews: list[str]
     held_out_sentences: list[str]
 
@@ -53,6 +56,7 @@ def collect(corpus: texts.Corpus) -> Text:
     return Text(
         [review.text for review in corpus.imdb_train],
         single(corpus.imdb_train, corpus.rt_train, repeat=4),
+        corpus.imdb_train + corpus.rt_train,
         [review.text for review in corpus.imdb_held_out],
         single(corpus.imdb_held_out, corpus.rt_held_out, repeat=1),
     )
@@ -108,6 +112,11 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
+def start_model(folder: Path) -> LlamaForCausalLM:
+    """The model in ``folder``, in float32."""
+    return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
+
+
 class Stream:
     """Endless windows of one kind of document: shuffled, joined with BOS and EOS, cut to length."""
 
@@ -145,6 +154,31 @@ def encode_marked(tokenizer: PreTrainedTokenizerFast, reviews: list[str]) -> lis
         rows = tokenizer.backend_tokenizer.encode_batch_fast(texts.split_sentences(review), add_special_tokens=False)
         tokens = (token for row in rows for token in [*row.ids, tokenizer.eos_token_id])
         found.append(np.array([tokenizer.bos_token_id, *tokens]))
+    return found
+
+
+LABEL_WORDS = (" bad", " good")  # each is one token
+
+
+def encode_labelled(tokenizer: PreTrainedTokenizerFast, reviews: list[texts.Review], seed: int) -> list[np.ndarray]:
+    """Passages of one to six whole sentences, an EOS after each, and then what the review's label is, in a word.
+
+    The word is foretold at the EOS of the last sentence, so the state there learns to hold the passage's mood.
+    """
+    rng = random.Random(seed)
+    words = [tokenizer.convert_tokens_to_ids(tokenizer.tokenize(word)) for word in LABEL_WORDS]
+    assert all(len(word) == 1 for word in words), "the label words are tokens of the vocabulary"
+    found = []
+    for review in reviews:
+        rows = tokenizer.backend_tokenizer.encode_batch_fast(
+            texts.split_sentences(review.text), add_special_tokens=False
+        )
+        place = 0
+        while place < len(rows):
+            size = rng.choice((1, 1, 2, 3, 6))
+            tokens = [token for row in rows[place : place + size] for token in [*row.ids, tokenizer.eos_token_id]]
+            found.append(np.array([tokenizer.bos_token_id, *tokens, *words[review.label], tokenizer.eos_token_id]))
+            place += size
     return found
 
 
@@ -194,7 +228,7 @@ class Training:
     def __init__(self, args: argparse.Namespace, text: Text, tokenizer: PreTrainedTokenizerFast) -> None:
         torch.manual_seed(1)
         self.args, self.tokenizer = args, tokenizer
-        self.model = new_model(tokenizer)
+        self.model = start_model(args.start) if args.start else new_model(tokenizer)
         self.optimizer = new_optimizer(self.model, args.lr)
         self.step, self.seconds = 0, 0.0
         self.saved = args.work / "state" / "state.pt"
@@ -202,14 +236,18 @@ class Training:
             self._load()
         as_tokens = encode_marked if args.marked else encode
         documents = [as_tokens(tokenizer, text.reviews), encode(tokenizer, text.sentences)]
-        self.reviews, self.single = (
+        documents.append(encode_labelled(tokenizer, text.labelled if args.labels else [], seed=4))
+        self.reviews, self.single, self.labelled = (
             Stream(part, args.window, seed=number + self.step) for number, part in enumerate(documents, 1)
         )
         self.mix = random.Random(3 + self.step)
         self.held_out = [as_tokens(tokenizer, text.held_out_reviews), encode(tokenizer, text.held_out_sentences)]
         sizes = [sum(map(len, part)) for part in documents]
         parameters = sum(p.numel() for p in self.model.parameters())
-        print(f"{parameters} parameters, {sizes[0]} tokens in reviews, {sizes[1]} in sentences", flush=True)
+        print(
+            f"{parameters} parameters, {sizes[0]} tokens in reviews, {sizes[1]} in sentences, {sizes[2]} labelled",
+            flush=True,
+        )
 
     def _load(self) -> None:
         kept = torch.load(self.saved)
@@ -236,8 +274,7 @@ class Training:
         """One optimizer step at a learning rate, with a share of windows of whole reviews; returns the loss."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        rows = [(self.reviews if self.mix.random() < share else self.single).next() for _ in range(self.args.batch)]
-        batch = torch.from_numpy(np.stack(rows))
+        batch = torch.from_numpy(np.stack([self._stream(share).next() for _ in range(self.args.batch)]))
         loss = self.model(input_ids=batch, labels=batch, use_cache=False).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -245,6 +282,11 @@ class Training:
         self.optimizer.zero_grad()
         self.step += 1
         return loss.item()
+
+    def _stream(self, share: float) -> Stream:
+        if self.mix.random() < self.args.labels:
+            return self.labelled
+        return self.reviews if self.mix.random() < share else self.single
 
     def run(self) -> dict[str, float]:
         """Trains to the last step; returns what it did and reached."""
@@ -313,6 +355,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=10000)
     parser.add_argument("--marked", action="store_true", help="EOS after every sentence of a review")
+    parser.add_argument("--labels", type=float, default=0.0, help="share of windows of labelled passages")
+    parser.add_argument("--start", type=Path, help="a model with its tokenizer to go on from; else a new one")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch", type=int, default=16, help="windows in a step")
     parser.add_argument("--window", type=int, default=128, help="tokens in a window")
@@ -328,7 +372,7 @@ def main() -> int:
     except texts.DataError as error:
         print(f"demo.pretrain: {error}", file=sys.stderr)
         return 2
-    folder = args.work / "tokenizer"
+    folder = args.start or args.work / "tokenizer"
     if not folder.exists():
         write_atomically(folder, train_tokenizer(text.reviews + text.sentences).save_pretrained)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)

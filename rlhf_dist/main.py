@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -53,6 +54,10 @@ def _guarded(job: Callable[[], None]) -> int:
     """Runs ``job``; whatever a user can do something about becomes one line and its exit code."""
     try:
         job()
+        sys.stdout.flush()
+    except BrokenPipeError:  # `--help | head`: who read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (UserError, ClusterError, StoppedByUser) as error:
         print(f"{type(error).__name__}: {error}" if isinstance(error, ClusterError) else error, file=sys.stderr)
         return error.exit_code

@@ -78,7 +78,7 @@ def summary_facts(summary: Mapping[str, Any]) -> dict[str, str]:
     return facts
 
 
-def print_summary(summary: Mapping[str, Any], console: Console, *, title: str = "held-out prompts") -> None:
+def print_summary(summary: Mapping[str, Any], console: Console, *, title: str = "on held-out data") -> None:
     """Prints what a run changed as a short table: before, after, and the run's own figures below."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("")
