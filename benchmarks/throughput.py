@@ -133,7 +133,8 @@ def main(argv: list[str]) -> int:
             return code
         run = Path(folder) / "throughput"
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        result = {"config": (run / "config.yaml").read_text(), "machine": machine(), **summarize(lines)}
+        config = (run / "config.yaml").read_text().replace(folder, "runs")
+        result = {"config": config, "machine": machine(), **summarize(lines)}
     show(result, Console())
     text = json.dumps({key: value for key, value in result.items() if key != "config"})
     print(text)

@@ -220,7 +220,7 @@ class PPO:
 
 
 def _at_rest(batch: TrainBatch) -> ActorStats:
-    """What holds of a policy that is not trained: all ratios are 1; -logprob of a sample has the entropy as its mean."""
+    """What holds of a policy that is not trained: all ratios are 1, and the entropy is the mean of -log p."""
     loss, entropy = -float(batch.advantages.mean()), -float(batch.logprobs.mean())
     return ActorStats(loss, clip_fraction=0.0, approx_kl=0.0, entropy=entropy, grad_norm=0.0, lr=0.0, optimizer_steps=0)
 
