@@ -164,4 +164,4 @@ def test_every_zero_stage_yields_the_plain_state_dict_before_and_after_a_step():
             assert first["after"].keys() == names
             for name, reference in plain.items():
                 tensor = torch.from_numpy(first["after"][name])
-                torch.testing.assert_close(tensor, torch.from_numpy(reference), atol=2e-2 if bf16 else 1e-5, rtol=0)
+                torch.testing.assert_close(tensor, torch.from_numpy(reference), atol=2e-2 if bf16 else 5e-5, rtol=0)
