@@ -18,19 +18,25 @@ from rlhf_dist.config.schema import (
     RewardConfig,
     RunConfig,
     SFTConfig,
+    TextData,
 )
 from rlhf_dist.config.validate import validate_ppo, validate_reward, validate_sft
 from rlhf_dist.controller.rundir import RunDir, write_text_atomic
 from rlhf_dist.errors import ClusterError, RunError, StoppedByUser, UserError
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from rlhf_dist.algo.advantages import Estimator
     from rlhf_dist.cluster.group import WorkerGroup
     from rlhf_dist.cluster.placement import Placement, RoleResources
     from rlhf_dist.controller.loop import Desk
     from rlhf_dist.controller.ppo import PPORoles
     from rlhf_dist.controller.signals import StopSignal
     from rlhf_dist.controller.view import Column
+    from rlhf_dist.data.pretraining import TextSampler
     from rlhf_dist.device import Device
+    from rlhf_dist.types import Demonstrations
 
 C = TypeVar("C")
 
@@ -178,7 +184,11 @@ def _run_sft(config: SFTConfig) -> None:
     train, held_out = _with_held_out(
         lambda path, split: load_demonstrations(path, split, tokenizer, data.max_tokens, data.truncate), data
     )
-    examples = SFTData(train, held_out, model.path)
+    pretrain = None
+    if config.sft.pretrain_share:
+        beside = config.sft.batch_size * config.sft.pretrain_share
+        pretrain, _ = _pretraining_text(config.pretrain, tokenizer, beside, config.run.seed)
+    examples = SFTData(train, held_out, pretrain, model.path)
     steps = sft_steps(config, len(train))
     directory = _open_run(config.run, config)
     roles = [role_resources("actor", config.actor.num_workers, config.actor, device)]
@@ -198,6 +208,22 @@ def _build_one(workshop: _Workshop, role: str, factory: Callable[..., Any], args
     group = workshop.group(role, {})
     wait_built([(group, group.build(factory, lambda rank: args, collective=True))], workshop.cluster.start_timeout_s)
     return group
+
+
+def _pretraining_text(
+    text: TextData, tokenizer: PreTrainedTokenizerBase, per_step: float, seed: int
+) -> tuple[TextSampler, Demonstrations]:
+    """The text that each step learns ``per_step`` examples of (at least one), and what is held out of it."""
+    from rlhf_dist.data.holdout import hold_out
+    from rlhf_dist.data.pretraining import TextSampler, load_text
+
+    assert text.path is not None, "checked by validate"
+    rows = load_text(text.path, text.split, tokenizer, text.max_tokens)
+    if text.eval_path is not None:
+        held_out = load_text(text.eval_path, text.eval_split, tokenizer, text.max_tokens)
+    else:
+        rows, held_out = hold_out(rows, text.eval_count, text.path, "pretrain")
+    return TextSampler(rows, max(1, round(per_step)), seed), held_out
 
 
 def _with_held_out(load: Callable[[str, str], Any], data: Any) -> tuple[Any, Any]:
@@ -275,9 +301,17 @@ def _run_ppo(config: PPOConfig) -> None:
     ):
         desk = make_desk(workshop)
         roles = _ppo_roles(config, workshop, [data.tokenizer.eos_token_id])
-        job = PPOJob(config, PPO(config, roles, desk.timer, tolerance), data, desk)
+        ppo = PPO(config, roles, _estimator(config.ppo.advantage), desk.timer, tolerance)
+        job = PPOJob(config, ppo, data, desk)
         summary = run_job(job, desk)
     _finish(directory, summary)
+
+
+def _estimator(name: str) -> Estimator:
+    from rlhf_dist.algo.advantages import ESTIMATORS
+    from rlhf_dist.data.functions import load_function
+
+    return ESTIMATORS[name] if name in ESTIMATORS else load_function(name)
 
 
 def _ppo_data(config: PPOConfig) -> Any:
@@ -294,9 +328,16 @@ def _ppo_data(config: PPOConfig) -> Any:
     else:
         prompts, held_out = prompts.split_off(data.eval_count)
     judge = load_function(config.judge) if config.judge is not None else None
+    _estimator(config.ppo.advantage)
     if config.reward.function is not None:
         load_function(config.reward.function)  # its workers load it for themselves; a mistake in it shows here
-    return PPOData(prompts, held_out, tokenizer, model.path, judge)
+    sampler, text = None, None
+    if config.pretrain.path is not None:
+        samples = config.ppo.prompts_per_step * config.rollout.samples_per_prompt
+        per_step = samples * config.ppo.pretrain_per_sample
+        sampler, text = _pretraining_text(config.pretrain, tokenizer, per_step, config.run.seed)
+    learned = sampler if config.ppo.pretrain_coef else None  # the loss is measured also where it is not trained on
+    return PPOData(prompts, held_out, tokenizer, model.path, learned, text, judge)
 
 
 def _ppo_resources(config: PPOConfig, device: Device) -> list[RoleResources]:
@@ -305,9 +346,10 @@ def _ppo_resources(config: PPOConfig, device: Device) -> list[RoleResources]:
     scorer = role_resources("reward", config.reward.num_workers, config.reward, device)
     if config.reward.function is not None:  # a function needs no accelerator
         scorer = replace(scorer, bundle={"CPU": scorer.bundle["CPU"]})
+    critic = [role_resources("critic", config.critic.num_workers, config.critic, device)]
     return [
         role_resources("actor", config.actor.num_workers, config.actor, device),
-        role_resources("critic", config.critic.num_workers, config.critic, device),
+        *(critic if config.ppo.use_critic else []),
         scorer,
         role_resources("reference", config.reference.num_workers, config.reference, device),
         role_resources("rollout", config.rollout.num_engines, config.rollout, device),
@@ -320,7 +362,7 @@ def _ppo_roles(config: PPOConfig, workshop: _Workshop, stop_tokens: list[int]) -
     from rlhf_dist.cluster import roles
     from rlhf_dist.cluster.group import wait_built
     from rlhf_dist.cluster.weights import WeightSync
-    from rlhf_dist.controller.ppo import PPORoles
+    from rlhf_dist.controller.ppo import PPORoles, RewardSource
     from rlhf_dist.engine.policy import ActorEngine, ReferenceEngine
     from rlhf_dist.engine.scalar import CriticEngine
     from rlhf_dist.rollout.vllm_engine import engine_env
@@ -328,14 +370,20 @@ def _ppo_roles(config: PPOConfig, workshop: _Workshop, stop_tokens: list[int]) -
     device, temperature = workshop.device, config.rollout.temperature
     samples = config.ppo.prompts_per_step * config.rollout.samples_per_prompt
     total = config.ppo.steps * steps_per_batch(samples, config.ppo.minibatch_size, config.ppo.epochs)
-    actor, critic, reference = (workshop.group(name, {}) for name in ("actor", "critic", "reference"))
+    actor, reference = workshop.group("actor", {}), workshop.group("reference", {})
+    critic = workshop.group("critic", {}) if config.ppo.use_critic else None
+    values = (
+        [(critic, critic.build(CriticEngine, lambda _: (config.critic, device, total), collective=True))]
+        if critic is not None
+        else []
+    )
     scorer = workshop.group("reward", {})
     rollout = workshop.group("rollout", engine_env(device) if config.rollout.backend == "vllm" else {})
     wait_built(
         [
             (rollout, _build_rollout(config, rollout, stop_tokens)),
             (actor, actor.build(ActorEngine, lambda _: (config.actor, device, temperature, total), collective=True)),
-            (critic, critic.build(CriticEngine, lambda _: (config.critic, device, total), collective=True)),
+            *values,
             (
                 reference,
                 reference.build(ReferenceEngine, lambda _: (config.reference, device, temperature), collective=True),
@@ -347,8 +395,8 @@ def _ppo_roles(config: PPOConfig, workshop: _Workshop, stop_tokens: list[int]) -
     policy, engines = roles.Actor(actor), roles.Rollout(rollout)
     return PPORoles(
         policy,
-        roles.Critic(critic),
-        roles.Reward(scorer),
+        roles.Critic(critic) if critic is not None else None,
+        (RewardSource("reward", 1.0, roles.Reward(scorer)),),
         roles.Reference(reference),
         engines,
         WeightSync(policy, engines, config.weights),

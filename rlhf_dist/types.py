@@ -9,13 +9,14 @@ Sizes used in every docstring of the package:
 * ``T``: tokens of all its sequences, prompt and response,
 * ``R``: response tokens of all its sequences.
 
-The way of the data is ``Prompts -> Sequences -> Experience -> TrainBatch``.
+The way of the data is ``Prompts -> Sequences -> Experience -> PolicyBatch`` for the actor and ``ValueBatch`` for the
+critic.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -61,8 +62,8 @@ class Ragged:
         picked: dict[str, object] = {}
         for field in fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
-            if isinstance(value, Ragged):
-                picked[field.name] = value.select(rows)
+            if value is None or isinstance(value, Ragged):
+                picked[field.name] = None if value is None else value.select(rows)
                 continue
             along = self._layout[field.name]
             where = rows if along == "row" else ragged_indices(getattr(self, along), rows)
@@ -76,7 +77,10 @@ class Ragged:
         for field in fields(cls):  # type: ignore[arg-type]
             values = [getattr(part, field.name) for part in parts]
             first = values[0]
-            joined[field.name] = type(first).cat(values) if isinstance(first, Ragged) else torch.cat(values)
+            if first is None:
+                joined[field.name] = None
+            else:
+                joined[field.name] = type(first).cat(values) if isinstance(first, Ragged) else torch.cat(values)
         return cls(**joined)
 
 
@@ -126,8 +130,11 @@ class Sequences(Ragged):
             sampled, is the response's last token.
         prompt_lengths: ``[B]`` int64.
         response_lengths: ``[B]`` int64, at least 1 each.
-        rollout_logprobs: ``[R]`` float32, nats, the sampling distribution's log-probability of each response
-            token as the rollout engine computed it.
+        rollout_logprobs: ``[R]`` float32, nats, log-probability of each response token at the sampling temperature,
+            as the rollout engine computed it: of the whole vocabulary, also where top-k or top-p narrowed the draw.
+            0 where ``loss_mask`` is false.
+        loss_mask: ``[R]`` bool, true where the policy sampled the token, false where an environment put it there
+            (a tool's answer, a user's next turn): such tokens are read, but neither rewarded nor learned.
         finished: ``[B]`` bool, true where the end-of-sequence token was sampled, false where the length limit
             cut the response.
         weight_version: ``[B]`` int64, the version of the weights that sampled the sequence.
@@ -138,6 +145,7 @@ class Sequences(Ragged):
     prompt_lengths: Tensor
     response_lengths: Tensor
     rollout_logprobs: Tensor
+    loss_mask: Tensor
     finished: Tensor
     weight_version: Tensor
     rows: Tensor
@@ -147,6 +155,7 @@ class Sequences(Ragged):
         "prompt_lengths": "row",
         "response_lengths": "row",
         "rollout_logprobs": "response_lengths",
+        "loss_mask": "response_lengths",
         "finished": "row",
         "weight_version": "row",
         "rows": "row",
@@ -157,7 +166,8 @@ class Sequences(Ragged):
         for name in ("response_lengths", "finished", "weight_version", "rows"):
             _check(name, getattr(self, name), size)
         _check("tokens", self.tokens, int(self.lengths.sum()))
-        _check("rollout_logprobs", self.rollout_logprobs, int(self.response_lengths.sum()))
+        for name in ("rollout_logprobs", "loss_mask"):
+            _check(name, getattr(self, name), int(self.response_lengths.sum()))
 
     def __len__(self) -> int:
         return self.prompt_lengths.numel()
@@ -189,34 +199,42 @@ class Sequences(Ragged):
 
 @dataclass(frozen=True)
 class Experience(Ragged):
-    """Sequences with what actor, reference, critic and reward model say of them.
+    """Sequences with what actor, reference, critic and rewards say of them.
 
     Attributes:
         sequences: the batch.
         logprobs: ``[R]`` float32, nats, the actor's log-probabilities at the weights that sampled (the "old" ones).
         ref_logprobs: ``[R]`` float32, nats, the frozen reference's.
-        values: ``[R]`` float32, the critic's value of the state before each response token.
-        scores: ``[B]`` float32, the reward model's score of each sequence.
+        values: ``[R]`` float32, the critic's value of the state before each response token; None where the
+            advantage estimator needs no critic.
+        source_scores: ``[B, S]`` float32, the score of each sequence by each of the S reward sources.
+        scores: ``[B]`` float32, their weighted sum.
     """
 
     sequences: Sequences
     logprobs: Tensor
     ref_logprobs: Tensor
-    values: Tensor
+    values: Tensor | None
+    source_scores: Tensor
     scores: Tensor
 
     _layout: ClassVar = {
         "logprobs": "response_lengths",
         "ref_logprobs": "response_lengths",
         "values": "response_lengths",
+        "source_scores": "row",
         "scores": "row",
     }
 
     def __post_init__(self) -> None:
         size = int(self.response_lengths.sum())
-        for name in ("logprobs", "ref_logprobs", "values"):
-            _check(name, getattr(self, name), size)
+        _check("logprobs", self.logprobs, size)
+        _check("ref_logprobs", self.ref_logprobs, size)
+        if self.values is not None:
+            _check("values", self.values, size)
         _check("scores", self.scores, len(self))
+        if self.source_scores.dim() != 2 or self.source_scores.shape[0] != len(self):
+            raise ValueError(f"source_scores has shape {list(self.source_scores.shape)}, expected [{len(self)}, S]")
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -227,30 +245,14 @@ class Experience(Ragged):
         return self.sequences.response_lengths
 
 
-@dataclass(frozen=True)
-class TrainBatch(Ragged):
-    """What actor and critic learn from.
-
-    Attributes:
-        sequences: the batch.
-        logprobs: ``[R]`` float32, nats, the actor's at sampling time: the ratio's denominator.
-        values: ``[R]`` float32, the critic's at sampling time: the centre of value clipping.
-        advantages: ``[R]`` float32.
-        returns: ``[R]`` float32, what the critic regresses on.
-    """
+class _LearningBatch(Ragged):
+    """What both learning batches share: sequences, and float tensors along their response tokens."""
 
     sequences: Sequences
-    logprobs: Tensor
-    values: Tensor
-    advantages: Tensor
-    returns: Tensor
 
-    _layout: ClassVar = {
-        "logprobs": "response_lengths",
-        "values": "response_lengths",
-        "advantages": "response_lengths",
-        "returns": "response_lengths",
-    }
+    def to(self, device: torch.device) -> Self:
+        """The same with all tensors along the response tokens on ``device``; the sequences stay where they are."""
+        return replace(self, **{name: getattr(self, name).to(device) for name in self._layout})  # type: ignore[type-var]
 
     def __post_init__(self) -> None:
         size = int(self.response_lengths.sum())
@@ -264,6 +266,50 @@ class TrainBatch(Ragged):
     def response_lengths(self) -> Tensor:
         """``[B]`` int64."""
         return self.sequences.response_lengths
+
+
+@dataclass(frozen=True)
+class PolicyBatch(_LearningBatch):
+    """What the actor learns from.
+
+    Attributes:
+        sequences: the batch.
+        logprobs: ``[R]`` float32, nats, the actor's at sampling time: the ratio's denominator.
+        ref_logprobs: ``[R]`` float32, nats, the reference's: for a KL in the loss.
+        advantages: ``[R]`` float32.
+        weights: ``[R]`` float32, by which each token's loss counts; 0 where it is masked. In a minibatch they are
+            divided by its size (see `rlhf_dist.algo.aggregation`), so that the loss is their plain sum.
+    """
+
+    sequences: Sequences
+    logprobs: Tensor
+    ref_logprobs: Tensor
+    advantages: Tensor
+    weights: Tensor
+
+    _layout: ClassVar = {
+        "logprobs": "response_lengths",
+        "ref_logprobs": "response_lengths",
+        "advantages": "response_lengths",
+        "weights": "response_lengths",
+    }
+
+
+@dataclass(frozen=True)
+class ValueBatch(_LearningBatch):
+    """What the critic learns from: the tokens that the policy sampled.
+
+    Attributes:
+        sequences: the batch.
+        values: ``[R]`` float32, the critic's at sampling time: the centre of value clipping.
+        returns: ``[R]`` float32, what the critic regresses on.
+    """
+
+    sequences: Sequences
+    values: Tensor
+    returns: Tensor
+
+    _layout: ClassVar = {"values": "response_lengths", "returns": "response_lengths"}
 
 
 @dataclass(frozen=True)
@@ -337,13 +383,16 @@ class ActorStats:
     """What one `train` call of the actor group reports, over all its minibatches and epochs.
 
     Attributes:
-        loss: mean clipped surrogate over response tokens.
+        loss: clipped surrogate, averaged over the minibatches as the aggregation says.
         clip_fraction: share of response tokens whose ratio lay outside ``1 +- clip``.
         approx_kl: nats a token, Schulman's k3 estimate between the sampling and the updated policy.
         entropy: nats a token, of the policy's distribution at sampling temperature.
         grad_norm: mean over optimizer steps of the global gradient norm before clipping.
         lr: learning rate of the last optimizer step.
         optimizer_steps: how many were taken.
+        kl_loss: mean KL to the reference over response tokens as the loss has it, before its coefficient; 0 where
+            the KL is not in the loss.
+        pretrain_loss: nats a token of the pretraining text (PPO-ptx), before its coefficient; 0 without.
     """
 
     loss: float
@@ -353,6 +402,8 @@ class ActorStats:
     grad_norm: float
     lr: float
     optimizer_steps: int
+    kl_loss: float = 0.0
+    pretrain_loss: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ from rlhf_dist.types import (
     Comparisons,
     Demonstrations,
     Experience,
+    PolicyBatch,
     Prompts,
     Ragged,
     Sequences,
-    TrainBatch,
+    ValueBatch,
     ragged_indices,
 )
 
@@ -40,6 +41,7 @@ def make_sequences(sizes: list[tuple[int, int]]) -> Sequences:
         prompt_lengths=prompts,
         response_lengths=responses,
         rollout_logprobs=-numbered(answered).float(),
+        loss_mask=numbered(answered) % 3 > 0,
         finished=numbered(rows) % 2 == 0,
         weight_version=numbered(rows, 5),
         rows=numbered(rows, 100),
@@ -49,13 +51,21 @@ def make_sequences(sizes: list[tuple[int, int]]) -> Sequences:
 def make_experience(sizes: list[tuple[int, int]]) -> Experience:
     sequences = make_sequences(sizes)
     per_token = numbered(int(sequences.response_lengths.sum())).float()
-    return Experience(sequences, per_token, per_token + 0.25, per_token + 0.5, numbered(len(sizes)).float())
+    scores = numbered(len(sizes)).float()
+    by_source = torch.stack([scores, scores * 0], dim=1)
+    return Experience(sequences, per_token, per_token + 0.25, per_token + 0.5, by_source, scores)
 
 
-def make_train_batch(sizes: list[tuple[int, int]]) -> TrainBatch:
+def make_policy_batch(sizes: list[tuple[int, int]]) -> PolicyBatch:
     sequences = make_sequences(sizes)
     per_token = numbered(int(sequences.response_lengths.sum())).float()
-    return TrainBatch(sequences, per_token, per_token + 0.25, per_token + 0.5, per_token + 0.75)
+    return PolicyBatch(sequences, per_token, per_token + 0.25, per_token + 0.5, per_token + 0.75)
+
+
+def make_value_batch(sizes: list[tuple[int, int]]) -> ValueBatch:
+    sequences = make_sequences(sizes)
+    per_token = numbered(int(sequences.response_lengths.sum())).float()
+    return ValueBatch(sequences, per_token, per_token + 0.25)
 
 
 def make_prompts(sizes: list[tuple[int, int]]) -> Prompts:
@@ -81,7 +91,15 @@ def make_comparisons(sizes: list[tuple[int, int]]) -> Comparisons:
     )
 
 
-MAKERS = [make_prompts, make_sequences, make_experience, make_train_batch, make_demonstrations, make_comparisons]
+MAKERS = [
+    make_prompts,
+    make_sequences,
+    make_experience,
+    make_policy_batch,
+    make_value_batch,
+    make_demonstrations,
+    make_comparisons,
+]
 
 
 def tensors(batch: Ragged) -> dict[str, list[float]]:

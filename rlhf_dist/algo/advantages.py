@@ -1,9 +1,48 @@
-"""Advantages and returns over ragged batches."""
+"""Advantages and returns over ragged batches: one estimator a function.
+
+An estimator takes :class:`Episodes` and gives the advantage of each response token ``[R]``, and what a critic shall
+regress on ``[R]``, or None where it has no use for one. `ppo.advantage` names one of :data:`ESTIMATORS`, or a function
+of the user's own, `"package.module:function"`.
+
+Tokens that an environment put into a response are no actions: all estimators step over them, so that value and
+advantage reach from the token after such a passage to the one before it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+
+from rlhf_dist.algo.rewards import sequence_sums
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """B responses as an advantage estimator sees them.
+
+    Attributes:
+        rewards: ``[R]`` float32, reward after each response token, KL penalty included where it is in the reward.
+        lengths: ``[B]`` int64, response tokens of each; sums to R.
+        mask: ``[R]`` bool, true where the policy sampled the token.
+        groups: ``[B]`` int64, from 0; responses to the same prompt have the same number.
+        values: ``[R]`` float32, a critic's value of the state before each token; None without one.
+        gamma: discount.
+        lam: GAE's lambda.
+    """
+
+    rewards: Tensor
+    lengths: Tensor
+    mask: Tensor
+    groups: Tensor
+    values: Tensor | None
+    gamma: float
+    lam: float
+
+
+Estimator = Callable[[Episodes], "tuple[Tensor, Tensor | None]"]
 
 
 def pad_rows(flat: Tensor, lengths: Tensor) -> Tensor:
@@ -32,7 +71,7 @@ def gae(rewards: Tensor, values: Tensor, lengths: Tensor, gamma: float, lam: flo
     Returns:
         advantages ``[R]`` and returns ``[R]`` (advantages + values), float32.
     """
-    if lengths.numel() == 0:
+    if rewards.numel() == 0:
         return rewards.clone(), values.clone()
     r, v = pad_rows(rewards, lengths), pad_rows(values, lengths)
     # Behind its end a row is all zeros, so its deltas are zero there and the recursion starts from zero by itself.
@@ -45,6 +84,65 @@ def gae(rewards: Tensor, values: Tensor, lengths: Tensor, gamma: float, lam: flo
         advantages[:, t] = carried
     flat = unpad_rows(advantages, lengths)
     return flat, flat + values
+
+
+def gae_advantages(episodes: Episodes) -> tuple[Tensor, Tensor | None]:
+    """GAE (:func:`gae`) along the tokens that the policy sampled; needs a critic."""
+    assert episodes.values is not None, "GAE needs a critic's values"
+    mask, values = episodes.mask, episodes.values
+    advantages, returns = torch.zeros_like(values), values.clone()
+    advantages[mask], returns[mask] = gae(
+        episodes.rewards[mask], values[mask], sampled_lengths(episodes), episodes.gamma, episodes.lam
+    )
+    return advantages, returns
+
+
+def grpo_advantages(episodes: Episodes) -> tuple[Tensor, Tensor | None]:
+    """Group-relative advantage (arXiv 2402.03300, section 4.1.2): the response's reward, less the mean of its group,
+    over the group's (sample) standard deviation; the same for all its tokens."""
+    totals = sequence_sums(episodes.rewards, episodes.lengths)
+    mean, count = group_means(totals, episodes.groups)
+    squares = torch.zeros_like(totals).index_add_(0, episodes.groups, (totals - mean).square())
+    std = (squares[episodes.groups] / (count - 1).clamp(min=1)).sqrt()
+    return torch.repeat_interleave((totals - mean) / (std + 1e-6), episodes.lengths), None
+
+
+def rloo_advantages(episodes: Episodes) -> tuple[Tensor, Tensor | None]:
+    """Leave-one-out (arXiv 2402.14740, eq. 8): the response's reward, less the mean of the others of its group."""
+    totals = sequence_sums(episodes.rewards, episodes.lengths)
+    mean, count = group_means(totals, episodes.groups)
+    scale = count / (count - 1).clamp(min=1)  # of one alone nothing is left out, and the difference is 0 anyway
+    return torch.repeat_interleave((totals - mean) * scale, episodes.lengths), None
+
+
+def reinforce_pp_advantages(episodes: Episodes) -> tuple[Tensor, Tensor | None]:
+    """REINFORCE++ (arXiv 2501.03262): the discounted rewards from each token on, to be whitened over the batch."""
+    mask = episodes.mask
+    rewards = episodes.rewards[mask]
+    advantages = torch.zeros_like(episodes.rewards)
+    # With lambda 1 and values of 0, GAE is just that sum.
+    advantages[mask], _ = gae(rewards, torch.zeros_like(rewards), sampled_lengths(episodes), episodes.gamma, 1.0)
+    return advantages, None
+
+
+ESTIMATORS: dict[str, Estimator] = {
+    "gae": gae_advantages,
+    "grpo": grpo_advantages,
+    "rloo": rloo_advantages,
+    "reinforce++": reinforce_pp_advantages,
+}
+
+
+def sampled_lengths(episodes: Episodes) -> Tensor:
+    """``[B]`` int64: tokens of each response that the policy sampled."""
+    return sequence_sums(episodes.mask.long(), episodes.lengths)
+
+
+def group_means(totals: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
+    """For each of ``[B]`` values the mean of its group, and the group's size, ``[B]`` each."""
+    sizes = torch.bincount(groups, minlength=totals.numel())
+    sums = torch.zeros_like(totals).index_add_(0, groups, totals)
+    return (sums / sizes.clamp(min=1))[groups], sizes[groups]
 
 
 def whiten(values: Tensor, shift_mean: bool = True) -> Tensor:

@@ -6,27 +6,53 @@ gradient independent of how a batch was cut up.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def ppo_policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, clip: float) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class PolicyObjective:
+    """What the actor minimizes.
+
+    Attributes:
+        clip_low, clip_high: the ratio counts down to ``1 - clip_low`` and up to ``1 + clip_high``.
+        aggregation: of the tokens of a minibatch, see `rlhf_dist.algo.aggregation`.
+        horizon: tokens, for the ``constant`` aggregation.
+        kl_coef: of a KL to the reference in the loss; 0 where there is none.
+        kl_estimator: of that KL.
+        pretrain_coef: gamma of PPO-ptx (arXiv 2203.02155, eq. 2).
+    """
+
+    clip_low: float
+    clip_high: float
+    aggregation: str = "token-mean"
+    horizon: int = 1
+    kl_coef: float = 0.0
+    kl_estimator: str = "k2"
+    pretrain_coef: float = 0.0
+
+
+def ppo_policy_loss(
+    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, clip_low: float, clip_high: float
+) -> tuple[Tensor, Tensor]:
     """Clipped surrogate (Schulman et al., arXiv 1707.06347, eq. 7), negated.
 
     Args:
         logprobs: ``[R]`` float32, the policy's being trained; carries the gradient.
         old_logprobs: ``[R]`` float32, those of the policy that sampled.
         advantages: ``[R]`` float32.
-        clip: epsilon.
+        clip_low, clip_high: epsilon below and above 1; apart in DAPO (arXiv 2503.14476, section 3.1).
 
     Returns:
-        loss ``[R]``, and whether the ratio lay outside ``1 +- clip``, ``[R]`` bool.
+        loss ``[R]``, and whether the ratio lay outside of the clipping range, ``[R]`` bool.
     """
     ratio = torch.exp(logprobs - old_logprobs)
-    clipped = ratio.clamp(1.0 - clip, 1.0 + clip)
+    clipped = ratio.clamp(1.0 - clip_low, 1.0 + clip_high)
     loss = torch.maximum(-advantages * ratio, -advantages * clipped)
-    return loss, (ratio - 1.0).abs() > clip
+    return loss, (ratio < 1.0 - clip_low) | (ratio > 1.0 + clip_high)
 
 
 def ppo_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip: float) -> tuple[Tensor, Tensor]:

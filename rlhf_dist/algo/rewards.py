@@ -7,8 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rlhf_dist.algo.kl import k1
-
 
 def sequence_sums(flat: Tensor, lengths: Tensor) -> Tensor:
     """``[R]`` values of B rows summed row by row: ``[B]``."""
@@ -16,28 +14,27 @@ def sequence_sums(flat: Tensor, lengths: Tensor) -> Tensor:
     return torch.zeros(lengths.numel(), dtype=flat.dtype).index_add_(0, rows, flat)
 
 
-def shape_rewards(
-    scores: Tensor, logprobs: Tensor, ref_logprobs: Tensor, lengths: Tensor, kl_coef: float
-) -> tuple[Tensor, Tensor]:
+def shape_rewards(scores: Tensor, penalty: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
     """The reward of arXiv 2203.02155, eq. 2: the score minus beta * log(pi / pi_ref), spread over the tokens.
 
-    Each token pays its own share of the KL penalty; the last token of a response gets the score on top.
+    Each token pays its own share of the penalty; the last one that the policy sampled gets the score on top.
 
     Args:
         scores: ``[B]`` float32.
-        logprobs: ``[R]`` float32, the policy's, nats.
-        ref_logprobs: ``[R]`` float32, the reference's, nats.
+        penalty: ``[R]`` float32, beta times the KL of each token.
         lengths: ``[B]`` int64, response tokens of each sequence, at least 1.
-        kl_coef: beta.
+        mask: ``[R]`` bool, true where the policy sampled the token; a sequence without one gets no reward.
 
     Returns:
-        rewards ``[R]`` and the KL's k1 estimate ``[R]`` (nats), float32.
+        rewards ``[R]`` float32, 0 where masked.
     """
-    kl = k1(logprobs, ref_logprobs)
-    rewards = -kl_coef * kl
-    last = torch.cumsum(lengths, 0) - 1
-    rewards[last] += scores
-    return rewards, kl
+    rewards = torch.where(mask, -penalty, 0.0)
+    places = torch.where(mask, torch.arange(mask.numel()), -1)
+    rows = torch.repeat_interleave(torch.arange(lengths.numel()), lengths)
+    last = torch.full_like(lengths, -1).scatter_reduce_(0, rows, places, "amax")
+    some = last >= 0
+    rewards[last[some]] += scores[some]
+    return rewards
 
 
 def penalize_missing_eos(scores: Tensor, finished: Tensor, penalty: float) -> Tensor:

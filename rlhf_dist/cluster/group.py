@@ -51,9 +51,9 @@ class WorkerGroup:
         # Ray's dashboard and `ps` show an actor by its class: one named after the role tells which is which.
         actor_class = ray.remote(type(role.capitalize(), (Worker,), {}))
         self.workers = [
-            actor_class
-            .options(name=f"{name}", runtime_env={"env_vars": worker_env}, **placement.options(role, rank))
-            .remote(name, log, os.getcwd())
+            actor_class.options(
+                name=f"{name}", runtime_env={"env_vars": worker_env}, **placement.options(role, rank)
+            ).remote(name, log, os.getcwd())
             for rank, (name, log) in enumerate(zip(self.worker_names, self.logs, strict=True))
         ]
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlhf_dist.algo.losses import PolicyObjective
 from rlhf_dist.cluster.calls import Call, same_args
 from rlhf_dist.cluster.group import WorkerGroup, reassemble
 from rlhf_dist.rollout.protocol import SamplingOptions
@@ -17,10 +18,11 @@ from rlhf_dist.types import (
     CriticStats,
     Demonstrations,
     LanguageStats,
+    PolicyBatch,
     Prompts,
     RankingStats,
     Sequences,
-    TrainBatch,
+    ValueBatch,
 )
 
 
@@ -74,13 +76,19 @@ class Reference(LogprobsRole):
 class Actor(LogprobsRole, TrainedModel):
     """The policy being trained, by PPO or SFT."""
 
-    def train(self, batch: TrainBatch, minibatches: list[Tensor], clip: float) -> Call[ActorStats]:
-        """One optimizer step for each of ``minibatches`` (rows of ``batch``)."""
-        return self._everyone("train", batch, minibatches, clip)
+    def train(
+        self,
+        batch: PolicyBatch,
+        minibatches: list[Tensor],
+        objective: PolicyObjective,
+        pretrain: Demonstrations | None,
+    ) -> Call[ActorStats]:
+        """One optimizer step for each of ``minibatches`` (rows of ``batch``), pretraining text dealt out over them."""
+        return self._everyone("train", batch, minibatches, objective, pretrain)
 
-    def fit(self, batch: Demonstrations) -> Call[LanguageStats]:
+    def fit(self, batch: Demonstrations, pretrain: Demonstrations | None) -> Call[LanguageStats]:
         """One optimizer step of SFT."""
-        return self._everyone("fit", batch)
+        return self._everyone("fit", batch, pretrain)
 
     def token_losses(self, batch: Demonstrations) -> Call[Tensor]:
         """``[R]`` float32, nats, cross-entropy of the response tokens."""
@@ -94,7 +102,7 @@ class Critic(TrainedModel):
         """``[R]`` float32, the value of the state before each response token."""
         return self._scatter("values", sequences, sequences.lengths, sequences.response_lengths)
 
-    def train(self, batch: TrainBatch, minibatches: list[Tensor], clip: float) -> Call[CriticStats]:
+    def train(self, batch: ValueBatch, minibatches: list[Tensor], clip: float) -> Call[CriticStats]:
         """One optimizer step for each of ``minibatches`` (rows of ``batch``)."""
         return self._everyone("train", batch, minibatches, clip)
 

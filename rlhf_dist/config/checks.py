@@ -15,6 +15,7 @@ from rlhf_dist.config.schema import (
     DemonstrationData,
     FrozenRole,
     ModelConfig,
+    ModelRole,
     OptimConfig,
     PPOAlgoConfig,
     RewardRole,
@@ -22,6 +23,7 @@ from rlhf_dist.config.schema import (
     RolloutConfig,
     RunConfig,
     SFTTraining,
+    TextData,
     TrainedRole,
     WeightsConfig,
     WorkerConfig,
@@ -33,6 +35,11 @@ DTYPES = ("auto", "float32", "bfloat16")
 SCHEDULES = ("constant", "cosine")
 KL_CONTROLLERS = ("fixed", "adaptive")
 BACKENDS = ("vllm", "hf")
+LAYOUTS = ("right", "left", "packed")
+ADVANTAGES = ("gae", "grpo", "rloo", "reinforce++")
+AGGREGATIONS = ("token-mean", "sequence-mean", "constant")
+CORRECTIONS = ("off", "truncate", "mask")
+KL_PLACES = {"reward": ("k1", "k2", "k3"), "loss": ("k2", "k3")}  # with the estimators that make sense there
 
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -69,21 +76,17 @@ def check_cluster(cluster: ClusterConfig) -> None:
 
 def check_trained(role: str, group: TrainedRole) -> None:
     """A role that learns, under the name ``role``."""
-    check_count(f"{role}.num_workers", group.num_workers)
-    _check_workers(role, group)
-    _check_model(f"{role}.model", group.model)
+    _check_role(role, group)
     _choice(f"{role}.zero_stage", group.zero_stage, (0, 1, 2, 3))
-    check_count(f"{role}.micro_batch_tokens", group.micro_batch_tokens)
     _check_optim(f"{role}.optim", group.optim)
+    if not 0 <= group.ema_decay < 1:
+        raise UserError(f"{role}.ema_decay={group.ema_decay}: expected 0 or more, and below 1")
 
 
 def check_frozen(role: str, group: FrozenRole) -> None:
     """A role that only runs forward, under the name ``role``."""
-    check_count(f"{role}.num_workers", group.num_workers)
-    _check_workers(role, group)
-    _check_model(f"{role}.model", group.model)
+    _check_role(role, group)
     _choice(f"{role}.zero_stage", group.zero_stage, (0, 3))
-    check_count(f"{role}.micro_batch_tokens", group.micro_batch_tokens)
     if isinstance(group, RewardRole):
         _positive(f"{role}.function_timeout_s", group.function_timeout_s)
 
@@ -97,6 +100,9 @@ def check_rollout(rollout: RolloutConfig) -> None:
     for key in ("max_response_tokens", "max_prompt_tokens", "samples_per_prompt", "block_size", "max_batch"):
         check_count(f"rollout.{key}", value_of(rollout, key))
     _positive("rollout.temperature", rollout.temperature)
+    _positive("rollout.top_p", rollout.top_p)
+    _between("rollout.top_p", rollout.top_p, 0, 1)
+    check_count("rollout.top_k", rollout.top_k, 0)
     _positive("rollout.memory_gib", rollout.memory_gib)
     _positive("rollout.memory_utilization", rollout.memory_utilization)
     _between("rollout.memory_utilization", rollout.memory_utilization, 0, 1)
@@ -117,10 +123,25 @@ def check_ppo(ppo: PPOAlgoConfig) -> None:
         check_count(f"ppo.{key}", value_of(ppo, key))
     check_count("ppo.critic_warmup_steps", ppo.critic_warmup_steps, 0)
     _positive("ppo.clip", ppo.clip)
-    for key in ("value_clip", "missing_eos_penalty", "score_clip", "kl.coef"):
+    if ppo.clip_high is not None:
+        _positive("ppo.clip_high", ppo.clip_high)
+    for key in ("value_clip", "missing_eos_penalty", "score_clip", "kl.coef", "pretrain_coef", "pretrain_per_sample"):
         _not_negative(f"ppo.{key}", value_of(ppo, key))
+    if ":" not in ppo.advantage:
+        _choice("ppo.advantage", ppo.advantage, (*ADVANTAGES, '"package.module:function"'))
+    _choice("ppo.aggregation", ppo.aggregation, AGGREGATIONS)
+    _choice("ppo.rollout_correction", ppo.rollout_correction, CORRECTIONS)
+    if not 1 < ppo.rollout_cap < math.inf:
+        raise UserError(f"ppo.rollout_cap={ppo.rollout_cap}: expected a number above 1")
     _between("ppo.gamma", ppo.gamma, 0, 1)
     _between("ppo.lam", ppo.lam, 0, 1)
+    _choice("ppo.kl.place", ppo.kl.place, KL_PLACES)
+    _choice("ppo.kl.estimator", ppo.kl.estimator, KL_PLACES["reward"])
+    if ppo.kl.estimator not in KL_PLACES[ppo.kl.place]:
+        raise UserError(
+            f"ppo.kl.estimator={ppo.kl.estimator} has a gradient of mean zero as a loss (ppo.kl.place=loss): "
+            "use k2, whose gradient is the KL's, or k3"
+        )
     _choice("ppo.kl.controller", ppo.kl.controller, KL_CONTROLLERS)
     _positive("ppo.kl.target", ppo.kl.target)
     check_count("ppo.kl.horizon", ppo.kl.horizon)
@@ -131,12 +152,29 @@ def check_supervised(section: str, training: SFTTraining | RewardTraining) -> No
     _positive(f"{section}.epochs", training.epochs)
     check_count(f"{section}.max_steps", training.max_steps, 0)
     check_count(f"{section}.batch_size", training.batch_size)
+    if isinstance(training, SFTTraining):
+        _not_negative(f"{section}.pretrain_share", training.pretrain_share)
 
 
 def check_examples(data: DemonstrationData | ComparisonData) -> None:
     """The section `data` of SFT and reward training. An example needs a token of prompt and one of answer."""
     check_count("data.eval_count", data.eval_count)
     check_count("data.max_tokens", data.max_tokens, 2)
+
+
+def check_text(text: TextData) -> None:
+    """The section `pretrain`."""
+    check_count("pretrain.max_tokens", text.max_tokens, 2)
+    check_count("pretrain.eval_count", text.eval_count)
+
+
+def _check_role(role: str, group: ModelRole) -> None:
+    check_count(f"{role}.num_workers", group.num_workers)
+    _check_workers(role, group)
+    _check_model(f"{role}.model", group.model)
+    check_count(f"{role}.micro_batch_tokens", group.micro_batch_tokens)
+    check_count(f"{role}.micro_batch_sequences", group.micro_batch_sequences, 0)
+    _choice(f"{role}.layout", group.layout, LAYOUTS)
 
 
 def _check_workers(role: str, group: WorkerConfig) -> None:

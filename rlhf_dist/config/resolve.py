@@ -8,6 +8,9 @@ from omegaconf import MISSING
 
 from rlhf_dist.config.schema import PPOConfig
 
+NEED_CRITIC = ("gae",)
+WHITENED = ("gae", "reinforce++")  # the others scale, or must not, by themselves
+
 
 def is_given(value: str | None) -> bool:
     """Whether a key without default has got a value."""
@@ -18,7 +21,8 @@ def resolve_ppo(config: PPOConfig) -> PPOConfig:
     """A copy of ``config`` with the models that were not named.
 
     The reference is the actor's model. The critic starts from the reward model, or from the actor's where a
-    function rewards. `reward.model.path` stays missing where `reward.function` is given.
+    function rewards. `reward.model.path` stays missing where `reward.function` is given. Whether there is a critic,
+    and whether advantages are whitened, follows from the estimator where the configuration leaves it open.
     """
     full = copy.deepcopy(config)
     actor, reward = full.actor.model.path, full.reward.model.path
@@ -26,4 +30,8 @@ def resolve_ppo(config: PPOConfig) -> PPOConfig:
         full.reference.model.path = actor
     if not is_given(full.critic.model.path):
         full.critic.model.path = reward if is_given(reward) else actor
+    if full.ppo.use_critic is None:
+        full.ppo.use_critic = full.ppo.advantage in NEED_CRITIC
+    if full.ppo.whiten_advantages is None:
+        full.ppo.whiten_advantages = full.ppo.advantage in WHITENED
     return full

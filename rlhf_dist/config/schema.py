@@ -50,24 +50,31 @@ class WorkerConfig:
 
 
 @dataclass
-class TrainedRole(WorkerConfig):
-    """A role that learns: actor, critic, or the model of SFT and reward training."""
+class ModelRole(WorkerConfig):
+    """A role with a model: how many workers hold it, and how its micro-batches are made."""
 
     num_workers: int = 1
     model: ModelConfig = field(default_factory=ModelConfig)
     zero_stage: int = 0  # 0 | 1 | 2 | 3
-    micro_batch_tokens: int = 4096  # padded tokens of one forward and backward on one worker
-    optim: OptimConfig = field(default_factory=OptimConfig)
+    micro_batch_tokens: int = 4096  # tokens of one forward and backward on one worker, padding included
+    micro_batch_sequences: int = 0  # most sequences of it; 0: as many as the tokens allow
+    layout: str = "right"  # right | left: padded there; packed: end to end, without padding
 
 
 @dataclass
-class FrozenRole(WorkerConfig):
+class TrainedRole(ModelRole):
+    """A role that learns: actor, critic, or the model of SFT and reward training."""
+
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    ema_decay: float = 0.0  # of a moving average of the weights, saved beside the model (InstructGPT: 0.992); 0: none
+
+
+@dataclass
+class FrozenRole(ModelRole):
     """A role that only runs forward: reference and reward model."""
 
-    num_workers: int = 1
-    model: ModelConfig = field(default_factory=ModelConfig)
     zero_stage: int = 0  # 0 | 3
-    micro_batch_tokens: int = 16384
+    micro_batch_tokens: int = 16384  # tokens of one forward on one worker, padding included
 
 
 @dataclass
@@ -86,6 +93,8 @@ class RolloutConfig(WorkerConfig):
     num_engines: int = 1
     dtype: str = "auto"
     temperature: float = 1.0
+    top_p: float = 1.0  # draw from the likeliest tokens that make up this probability; 1: all
+    top_k: int = 0  # draw from so many likeliest tokens; 0: all
     max_response_tokens: int = 256
     max_prompt_tokens: int = 256
     samples_per_prompt: int = 1
@@ -112,6 +121,8 @@ class KLConfig:
     """The penalty that keeps the policy near the reference."""
 
     coef: float = 0.02
+    place: str = "reward"  # reward: taken from each token's reward; loss: added to the policy's loss
+    estimator: str = "k1"  # k1 | k2 | k3; in the loss k2 or k3
     controller: str = "fixed"  # fixed | adaptive
     target: float = 6.0  # adaptive: nats a sequence
     horizon: int = 10000  # adaptive: samples over which the coefficient moves
@@ -125,16 +136,24 @@ class PPOAlgoConfig:
     prompts_per_step: int = 512
     minibatch_size: int = 64  # sequences of one optimizer step, over all workers
     epochs: int = 1
+    advantage: str = "gae"  # gae | grpo | rloo | reinforce++ | "package.module:function"
+    use_critic: Optional[bool] = None  # null: as the estimator needs; a function of your own gets values with true
+    aggregation: str = "token-mean"  # token-mean | sequence-mean | constant: how tokens make a minibatch's loss
     clip: float = 0.2
+    clip_high: Optional[float] = None  # null: as clip
     value_clip: float = 0.2  # 0 turns value clipping off
     gamma: float = 1.0
     lam: float = 0.95
-    whiten_advantages: bool = True
+    whiten_advantages: Optional[bool] = None  # null: with gae and reinforce++
     whiten_rewards: bool = False
     missing_eos_penalty: float = 0.0  # taken from the score of a response without end-of-sequence token
     score_clip: float = 0.0  # scores are clipped to +- this; 0: off
     normalize_scores: bool = False  # subtract the running mean, divide by the running standard deviation
     critic_warmup_steps: int = 0  # first steps, in which only the critic learns
+    rollout_correction: str = "off"  # off | truncate | mask: for the gap between the engine's policy and the trainer's
+    rollout_cap: float = 2.0  # largest importance ratio that it lets through
+    pretrain_coef: float = 0.0  # gamma of PPO-ptx (InstructGPT: 27.8); 0: no pretraining text
+    pretrain_per_sample: float = 1.0  # pretraining examples beside each sample (InstructGPT: 8)
     kl: KLConfig = field(default_factory=KLConfig)
 
 
@@ -204,6 +223,19 @@ class ComparisonData:
     eval_count: int = 256
     max_tokens: int = 512
     truncate: bool = False
+    demonstrations_path: Optional[str] = None  # a bias makes the trained model's mean score of these 0
+
+
+@dataclass
+class TextData:
+    """Pretraining text, for PPO-ptx and for SFT: rows of `text`."""
+
+    path: Optional[str] = None  # .jsonl, .parquet, or a hub name
+    split: str = "train"
+    max_tokens: int = 256  # a longer text makes several examples
+    eval_path: Optional[str] = None  # null: the last eval_count examples of path are held out
+    eval_split: str = "test"
+    eval_count: int = 64
 
 
 @dataclass
@@ -213,6 +245,7 @@ class SFTTraining:
     epochs: float = 1.0
     max_steps: int = 0  # 0: as epochs say
     batch_size: int = 64  # examples of one optimizer step, over all workers
+    pretrain_share: float = 0.0  # pretraining examples beside each demonstration (InstructGPT, before RL: 0.1)
 
 
 @dataclass
@@ -230,6 +263,7 @@ class SFTConfig:
 
     run: RunConfig = field(default_factory=RunConfig)
     data: DemonstrationData = field(default_factory=DemonstrationData)
+    pretrain: TextData = field(default_factory=TextData)
     actor: TrainedRole = field(default_factory=TrainedRole)
     sft: SFTTraining = field(default_factory=SFTTraining)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
@@ -252,6 +286,7 @@ class PPOConfig:
 
     run: RunConfig = field(default_factory=RunConfig)
     data: PromptData = field(default_factory=PromptData)
+    pretrain: TextData = field(default_factory=TextData)
     actor: TrainedRole = field(default_factory=TrainedRole)
     critic: TrainedRole = field(default_factory=TrainedRole)
     reward: RewardRole = field(default_factory=RewardRole)

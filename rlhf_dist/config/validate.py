@@ -23,11 +23,13 @@ from rlhf_dist.config.schema import (
     RewardConfig,
     RunConfig,
     SFTConfig,
+    TextData,
 )
 from rlhf_dist.errors import UserError
 
 _FUNCTION = re.compile(r".+:[^\W\d]\w*(\.[^\W\d]\w*)*")  # "module:name" or "file.py:name"
 _CPU_BLOCK = 32  # vLLM's attention on CPU wants whole blocks of this many tokens
+_GROUPED = ("grpo", "rloo")
 _CHECKPOINTS = "checkpoints/step-*"
 
 
@@ -42,6 +44,7 @@ def validate_ppo(config: PPOConfig, check_paths: bool = True) -> None:
         UserError: the first thing that is wrong.
     """
     _require(config, {"reward.model.path"} if config.reward.function is not None else set())
+    checks.check_text(config.pretrain)
     checks.check_run(config.run)
     checks.check_cluster(config.cluster)
     checks.check_count("data.eval_count", config.data.eval_count)
@@ -55,6 +58,8 @@ def validate_ppo(config: PPOConfig, check_paths: bool = True) -> None:
     _check_reward(config)
     _check_function("judge", config.judge)
     _check_batches(config)
+    _check_algorithm(config)
+    _check_text(config.pretrain, "ppo.pretrain_coef", config.ppo.pretrain_coef, check_paths)
     _check_block_size(config)
     if check_paths:
         _check_ppo_models(config)
@@ -69,6 +74,8 @@ def validate_sft(config: SFTConfig, check_paths: bool = True) -> None:
     checks.check_cluster(config.cluster)
     checks.check_trained("actor", config.actor)
     checks.check_supervised("sft", config.sft)
+    checks.check_text(config.pretrain)
+    _check_text(config.pretrain, "sft.pretrain_share", config.sft.pretrain_share, check_paths)
     checks.check_examples(config.data)
     if check_paths:
         _check_model("actor", config.actor.model.path, config.data)
@@ -89,6 +96,8 @@ def validate_reward(config: RewardConfig, check_paths: bool = True) -> None:
         _check_data(config.data)
         if config.data.extra_path is not None:
             check_data_path(config.data.extra_path, "data.extra_path")
+        if config.data.demonstrations_path is not None:
+            check_data_path(config.data.demonstrations_path, "data.demonstrations_path")
         _check_run_directory(config.run)
 
 
@@ -127,6 +136,40 @@ def _check_batches(config: PPOConfig) -> None:
         )
 
 
+def _check_algorithm(config: PPOConfig) -> None:
+    ppo, rollout = config.ppo, config.rollout
+    _check_function("ppo.advantage", ppo.advantage if ":" in ppo.advantage else None)
+    if ppo.advantage in _GROUPED and rollout.samples_per_prompt < 2:
+        raise UserError(
+            f"ppo.advantage={ppo.advantage} compares the samples of a prompt: raise rollout.samples_per_prompt="
+            f"{rollout.samples_per_prompt} to 2 or more"
+        )
+    if ppo.advantage == "gae" and not ppo.use_critic:
+        raise UserError("ppo.advantage=gae needs a critic: leave ppo.use_critic to null, or set it to true")
+    if ppo.critic_warmup_steps and not ppo.use_critic:
+        raise UserError(
+            f"ppo.critic_warmup_steps={ppo.critic_warmup_steps}: ppo.advantage={ppo.advantage} has no critic"
+        )
+    narrowed = rollout.top_p < 1 or rollout.top_k > 0
+    if narrowed and rollout.backend == "vllm" and rollout.temperature != 1:
+        raise UserError(
+            f"rollout.temperature={rollout.temperature} with top_p or top_k: vLLM does not tell the log-probabilities "
+            "before top-p and top-k at another temperature than 1; set it to 1, or rollout.backend=hf"
+        )
+
+
+def _check_text(text: TextData, name: str, value: float, check_paths: bool) -> None:
+    """The pretraining text, that the key ``name`` with its ``value`` may ask for."""
+    if text.path is None:
+        if value > 0:
+            raise UserError(f"{name}={value} needs pretraining text: set pretrain.path, or {name}=0")
+        return
+    if check_paths:
+        check_data_path(text.path, "pretrain.path")
+        if text.eval_path is not None:
+            check_data_path(text.eval_path, "pretrain.eval_path")
+
+
 def _check_block_size(config: PPOConfig) -> None:
     size = config.rollout.block_size
     if config.rollout.backend != "vllm" or size % _CPU_BLOCK == 0:
@@ -136,7 +179,9 @@ def _check_block_size(config: PPOConfig) -> None:
 
 
 def _check_ppo_models(config: PPOConfig) -> None:
-    models = {"actor": config.actor.model, "reference": config.reference.model, "critic": config.critic.model}
+    models = {"actor": config.actor.model, "reference": config.reference.model}
+    if config.ppo.use_critic:
+        models["critic"] = config.critic.model
     paths = {f"{role}.model.path": model.path for role, model in models.items()}
     if config.reward.function is None:
         paths["reward.model.path"] = config.reward.model.path

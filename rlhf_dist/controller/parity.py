@@ -13,11 +13,6 @@ from rlhf_dist.types import Sequences
 TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.15}
 
 
-def logprob_gap(sequences: Sequences, logprobs: Tensor) -> float:
-    """Mean |engine's - actor's log-probability| over the ``[R]`` response tokens, nats."""
-    return float((sequences.rollout_logprobs - logprobs).abs().mean())
-
-
 def check_parity(sequences: Sequences, logprobs: Tensor, tolerance: float) -> None:
     """Compares the engines' log-probabilities of what they sampled with the actor's, sequence by sequence.
 
@@ -32,8 +27,9 @@ def check_parity(sequences: Sequences, logprobs: Tensor, tolerance: float) -> No
     Raises:
         RunError: a sequence is beyond the tolerance, or its log-probabilities are not finite.
     """
-    gaps = (sequences.rollout_logprobs - logprobs).abs()
-    means = sequence_sums(gaps, sequences.response_lengths) / sequences.response_lengths
+    gaps = (sequences.rollout_logprobs - logprobs).abs() * sequences.loss_mask
+    counts = sequence_sums(sequences.loss_mask.long(), sequences.response_lengths)
+    means = sequence_sums(gaps, sequences.response_lengths) / counts.clamp(min=1)
     wrong = int((~(means <= tolerance)).sum())
     if wrong:
         raise RunError(

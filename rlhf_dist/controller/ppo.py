@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from rlhf_dist.algo.advantages import explained_variance, gae, whiten
-from rlhf_dist.algo.kl import AdaptiveKL, FixedKL, KLController
+from rlhf_dist.algo.advantages import Episodes, Estimator, explained_variance, whiten
+from rlhf_dist.algo.kl import ESTIMATORS as KL_ESTIMATORS
+from rlhf_dist.algo.kl import AdaptiveKL, FixedKL, KLController, k1
+from rlhf_dist.algo.losses import PolicyObjective
 from rlhf_dist.algo.minibatches import minibatch_plan
+from rlhf_dist.algo.mismatch import correction_weights, mismatch_figures
 from rlhf_dist.algo.rewards import (
     RunningMoments,
     clip_scores,
@@ -19,10 +22,19 @@ from rlhf_dist.algo.rewards import (
     shape_rewards,
 )
 from rlhf_dist.config.schema import KLConfig, PPOConfig
-from rlhf_dist.controller.parity import check_parity, logprob_gap
+from rlhf_dist.controller.parity import check_parity
 from rlhf_dist.errors import RunError
 from rlhf_dist.rollout.protocol import SamplingOptions
-from rlhf_dist.types import ActorStats, CriticStats, Experience, Prompts, Sequences, TrainBatch
+from rlhf_dist.types import (
+    ActorStats,
+    CriticStats,
+    Demonstrations,
+    Experience,
+    PolicyBatch,
+    Prompts,
+    Sequences,
+    ValueBatch,
+)
 
 if TYPE_CHECKING:
     from rlhf_dist.cluster.placement import Placement
@@ -32,12 +44,27 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class RewardSource:
+    """One of what scores the responses.
+
+    Attributes:
+        name: in the metrics.
+        weight: of its score in the sum.
+        role: who scores.
+    """
+
+    name: str
+    weight: float
+    role: Reward
+
+
+@dataclass(frozen=True)
 class PPORoles:
-    """Who takes part in a step."""
+    """Who takes part in a step. There is no critic where the advantage estimator needs none."""
 
     actor: Actor
-    critic: Critic
-    reward: Reward
+    critic: Critic | None
+    rewards: tuple[RewardSource, ...]
     reference: Reference
     rollout: Rollout
     weights: WeightSync
@@ -66,22 +93,27 @@ class PPO:
     Args:
         config: the run's.
         roles: who samples, scores and learns.
+        estimator: of the advantages.
         timer: times the phases.
         tolerance: of the check of the engines' weights, see :func:`check_parity`.
     """
 
-    def __init__(self, config: PPOConfig, roles: PPORoles, timer: Timer, tolerance: float) -> None:
+    def __init__(
+        self, config: PPOConfig, roles: PPORoles, estimator: Estimator, timer: Timer, tolerance: float
+    ) -> None:
         self.config, self.roles, self.timer, self.tolerance = config, roles, timer, tolerance
+        self.estimator = estimator
         self.kl = make_kl_controller(config.ppo.kl)
         self.moments = RunningMoments()
         self.version = 0
 
-    def step(self, number: int, prompts: Prompts) -> StepResult:
+    def step(self, number: int, prompts: Prompts, pretrain: Demonstrations | None) -> StepResult:
         """Samples a response to each prompt, learns from them, and brings the new weights to the engines.
 
         Args:
             number: of the step, from 1: seeds the shuffling, and decides what is due.
-            prompts: one row a sample.
+            prompts: one row a sample; the samples of a prompt stand together.
+            pretrain: text for PPO-ptx; None without.
         """
         with self.timer("rollout"):
             sequences = self.generate(prompts)
@@ -91,15 +123,17 @@ class PPO:
                 check_parity(sequences, experience.logprobs, self.tolerance)
         with self.timer("advantage"):
             rewards, kl = self.rewards(experience)
-            batch = self.advantages(experience, rewards)
+            policy_batch, value_batch = self.advantages(experience, rewards)
         with self.timer("train"):
-            actor, critic = self._train(number, batch)
+            actor, critic = self._train(number, policy_batch, value_batch, pretrain)
         if actor.optimizer_steps:
             with self.timer("sync"):
                 self.push(self.version + 1)
-        kl_mean = float(sequence_sums(kl, experience.response_lengths).mean())
-        self.kl.update(kl_mean, len(experience))
-        return StepResult(self._metrics(experience, rewards, batch, kl_mean, actor, critic), experience, kl)
+        metrics = self._metrics(experience, rewards, kl, actor)
+        if critic is not None and value_batch is not None:
+            metrics |= _critic_metrics(critic, value_batch)
+        self.kl.update(metrics["kl/sequence_mean"], len(experience))
+        return StepResult(metrics, experience, kl)
 
     def push(self, version: int) -> None:
         """Brings the actor's weights to every engine, as ``version``."""
@@ -109,64 +143,105 @@ class PPO:
     def generate(self, prompts: Prompts) -> Sequences:
         """One response a prompt."""
         rollout = self.config.rollout
-        options = SamplingOptions(rollout.temperature, rollout.max_response_tokens, self.config.run.seed)
+        options = SamplingOptions(
+            rollout.temperature, rollout.max_response_tokens, self.config.run.seed, rollout.top_p, rollout.top_k
+        )
         return self._run(self.roles.rollout.generate(prompts, options))[0]
 
     def score(self, sequences: Sequences) -> Experience:
-        """What actor, reference, critic and reward model say of the sequences.
+        """What actor, reference, critic and rewards say of the sequences.
 
         Raises:
             RunError: a score is NaN or infinite.
         """
         roles = self.roles
-        experience = Experience(
-            sequences,
-            *self._run(
-                roles.actor.logprobs(sequences),
-                roles.reference.logprobs(sequences),
-                roles.critic.values(sequences),
-                roles.reward.scores(sequences),
-            ),
+        critic = [roles.critic.values(sequences)] if roles.critic is not None else []
+        rewards = [source.role.scores(sequences) for source in roles.rewards]
+        logprobs, reference, *rest = self._run(
+            roles.actor.logprobs(sequences), roles.reference.logprobs(sequences), *critic, *rewards
         )
-        bad = torch.nonzero(~torch.isfinite(experience.scores)).flatten().tolist()
-        if bad:
-            raise RunError(
-                f"the reward of {len(bad)} of {len(sequences)} samples is not finite: {_first(experience, bad)}"
-            )
-        return experience
+        values = rest.pop(0) if critic else None
+        return Experience(sequences, logprobs, reference, values, *self.weigh(sequences, rest))
+
+    def weigh(self, sequences: Sequences, scores: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """The scores ``[B]`` of each of the S sources as one ``[B, S]``, and their weighted sum ``[B]``.
+
+        Raises:
+            RunError: a score is NaN or infinite.
+        """
+        for source, given in zip(self.roles.rewards, scores, strict=True):
+            bad = torch.nonzero(~torch.isfinite(given)).flatten().tolist()
+            if bad:
+                row = bad[0]
+                raise RunError(
+                    f"{source.name} of {len(bad)} of {len(sequences)} samples is not finite: sample {row}, "
+                    f"score {float(given[row])}, tokens {sequences.response_lists()[row]}"
+                )
+        by_source = torch.stack(scores, dim=1)
+        return by_source, by_source @ torch.tensor([source.weight for source in self.roles.rewards])
 
     def rewards(self, experience: Experience) -> tuple[Tensor, Tensor]:
-        """Rewards ``[R]`` and KL ``[R]`` (nats) of every response token."""
-        ppo = self.config.ppo
+        """Rewards ``[R]``, and the KL's k1 estimate ``[R]`` (nats, 0 where masked), of every response token."""
+        ppo, sequences = self.config.ppo, experience.sequences
         scores = experience.scores
         if ppo.normalize_scores:
             self.moments.update(scores)
             scores = self.moments.normalize(scores)
         scores = clip_scores(scores, ppo.score_clip)
-        scores = penalize_missing_eos(scores, experience.sequences.finished, ppo.missing_eos_penalty)
-        rewards, kl = shape_rewards(
-            scores, experience.logprobs, experience.ref_logprobs, experience.response_lengths, self.kl.coef
+        scores = penalize_missing_eos(scores, sequences.finished, ppo.missing_eos_penalty)
+        penalty = torch.zeros_like(experience.logprobs)
+        if ppo.kl.place == "reward":
+            penalty = self.kl.coef * KL_ESTIMATORS[ppo.kl.estimator](experience.logprobs, experience.ref_logprobs)
+        rewards = shape_rewards(scores, penalty, sequences.response_lengths, sequences.loss_mask)
+        if ppo.whiten_rewards:
+            rewards = _whiten_sampled(rewards, sequences.loss_mask, shift_mean=False)
+        return rewards, k1(experience.logprobs, experience.ref_logprobs) * sequences.loss_mask
+
+    def advantages(self, experience: Experience, rewards: Tensor) -> tuple[PolicyBatch, ValueBatch | None]:
+        """What the actor and, where there is one, the critic learn from."""
+        ppo, sequences = self.config.ppo, experience.sequences
+        groups = torch.arange(len(experience)) // self.config.rollout.samples_per_prompt
+        mask = sequences.loss_mask
+        advantages, returns = self.estimator(
+            Episodes(rewards, sequences.response_lengths, mask, groups, experience.values, ppo.gamma, ppo.lam)
         )
-        return (whiten(rewards, shift_mean=False) if ppo.whiten_rewards else rewards), kl
-
-    def advantages(self, experience: Experience, rewards: Tensor) -> TrainBatch:
-        """The batch to learn from, by GAE."""
-        ppo = self.config.ppo
-        advantages, returns = gae(rewards, experience.values, experience.response_lengths, ppo.gamma, ppo.lam)
         if ppo.whiten_advantages:
-            advantages = whiten(advantages)
-        return TrainBatch(experience.sequences, experience.logprobs, experience.values, advantages, returns)
+            advantages = _whiten_sampled(advantages, mask)
+        weights = mask * correction_weights(
+            experience.logprobs, sequences.rollout_logprobs, ppo.rollout_correction, ppo.rollout_cap
+        )
+        policy = PolicyBatch(sequences, experience.logprobs, experience.ref_logprobs, advantages, weights)
+        if experience.values is None or returns is None:
+            return policy, None
+        return policy, ValueBatch(sequences, experience.values, returns)
 
-    def _train(self, number: int, batch: TrainBatch) -> tuple[ActorStats, CriticStats]:
+    def _train(
+        self, number: int, policy: PolicyBatch, value: ValueBatch | None, pretrain: Demonstrations | None
+    ) -> tuple[ActorStats, CriticStats | None]:
         ppo, roles = self.config.ppo, self.roles
         plan = minibatch_plan(
-            len(batch), ppo.minibatch_size, ppo.epochs, seed=self.config.run.seed * 1_000_003 + number
+            len(policy), ppo.minibatch_size, ppo.epochs, seed=self.config.run.seed * 1_000_003 + number
         )
-        critic = roles.critic.train(batch, plan, ppo.value_clip)
-        if number <= ppo.critic_warmup_steps:
-            return _at_rest(batch), self._run(critic)[0]
-        critic_stats, actor_stats = self._run(critic, roles.actor.train(batch, plan, ppo.clip))
-        return actor_stats, critic_stats
+        calls: list[Any] = []
+        if roles.critic is not None and value is not None:
+            calls.append(roles.critic.train(value, plan, ppo.value_clip))
+        if number > ppo.critic_warmup_steps:
+            calls.append(roles.actor.train(policy, plan, self._objective(), pretrain))
+        answers = self._run(*calls)
+        actor = answers.pop() if number > ppo.critic_warmup_steps else _at_rest(policy)
+        return actor, answers[0] if answers else None
+
+    def _objective(self) -> PolicyObjective:
+        ppo = self.config.ppo
+        return PolicyObjective(
+            clip_low=ppo.clip,
+            clip_high=ppo.clip if ppo.clip_high is None else ppo.clip_high,
+            aggregation=ppo.aggregation,
+            horizon=self.config.rollout.max_response_tokens,
+            kl_coef=self.kl.coef if ppo.kl.place == "loss" else 0.0,
+            kl_estimator=ppo.kl.estimator,
+            pretrain_coef=ppo.pretrain_coef,
+        )
 
     def _check_due(self, number: int) -> bool:
         every = self.config.weights.verify_every
@@ -175,38 +250,34 @@ class PPO:
     def _run(self, *calls: Any) -> list[Any]:
         return self.roles.placement.run(*calls, timeout_s=self.config.cluster.call_timeout_s)
 
-    def _metrics(
-        self,
-        experience: Experience,
-        rewards: Tensor,
-        batch: TrainBatch,
-        kl_mean: float,
-        actor: ActorStats,
-        critic: CriticStats,
-    ) -> dict[str, float]:
-        sequences = experience.sequences
-        return {
+    def _metrics(self, experience: Experience, rewards: Tensor, kl: Tensor, actor: ActorStats) -> dict[str, float]:
+        sequences, lengths = experience.sequences, experience.response_lengths
+        mask = sequences.loss_mask
+        mismatch = mismatch_figures(experience.logprobs[mask], sequences.rollout_logprobs[mask])
+        metrics = {
             "reward/score_mean": float(experience.scores.mean()),
             "reward/score_std": float(experience.scores.std(unbiased=False)),
-            "reward/total_mean": float(sequence_sums(rewards, experience.response_lengths).mean()),
-            "kl/sequence_mean": kl_mean,
+            "reward/total_mean": float(sequence_sums(rewards, lengths).mean()),
+            "kl/sequence_mean": float(sequence_sums(kl, lengths).mean()),
             "kl/coef": self.kl.coef,
-            "response/length_mean": float(sequences.response_lengths.float().mean()),
+            "response/length_mean": float(lengths.float().mean()),
             "response/finished": float(sequences.finished.float().mean()),
-            "rollout/logprob_gap": logprob_gap(sequences, experience.logprobs),
             "weights/version": float(self.version),
-            "loss/value": critic.loss,
-            "value/explained_variance": explained_variance(experience.values, batch.returns),
-            "value/clip_fraction": critic.clip_fraction,
-            "value/grad_norm": critic.grad_norm,
-            "value/lr": critic.lr,
             "loss/policy": actor.loss,
             "policy/clip_fraction": actor.clip_fraction,
             "policy/entropy": actor.entropy,
             "policy/approx_kl": actor.approx_kl,
             "policy/grad_norm": actor.grad_norm,
             "policy/lr": actor.lr,
-        }
+        } | {f"rollout/{name}": value for name, value in mismatch.items()}
+        if len(self.roles.rewards) > 1:
+            means = experience.source_scores.mean(0).tolist()
+            metrics |= {f"reward/{source.name}_mean": m for source, m in zip(self.roles.rewards, means, strict=True)}
+        if self.config.ppo.kl.place == "loss":
+            metrics["loss/kl"] = actor.kl_loss
+        if self.config.ppo.pretrain_coef:
+            metrics["loss/pretrain"] = actor.pretrain_loss
+        return metrics
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must keep of the controller."""
@@ -219,12 +290,26 @@ class PPO:
         self.version = state["version"]
 
 
-def _at_rest(batch: TrainBatch) -> ActorStats:
+def _critic_metrics(critic: CriticStats, batch: ValueBatch) -> dict[str, float]:
+    mask = batch.sequences.loss_mask
+    return {
+        "loss/value": critic.loss,
+        "value/explained_variance": explained_variance(batch.values[mask], batch.returns[mask]),
+        "value/clip_fraction": critic.clip_fraction,
+        "value/grad_norm": critic.grad_norm,
+        "value/lr": critic.lr,
+    }
+
+
+def _whiten_sampled(values: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
+    """``[R]`` whitened over the tokens that the policy sampled; the others are 0."""
+    whitened = torch.zeros_like(values)
+    whitened[mask] = whiten(values[mask], shift_mean)
+    return whitened
+
+
+def _at_rest(batch: PolicyBatch) -> ActorStats:
     """What holds of a policy that is not trained: all ratios are 1, and the entropy is the mean of -log p."""
-    loss, entropy = -float(batch.advantages.mean()), -float(batch.logprobs.mean())
+    mask = batch.sequences.loss_mask
+    loss, entropy = -float(batch.advantages[mask].mean()), -float(batch.logprobs[mask].mean())
     return ActorStats(loss, clip_fraction=0.0, approx_kl=0.0, entropy=entropy, grad_norm=0.0, lr=0.0, optimizer_steps=0)
-
-
-def _first(experience: Experience, rows: list[int]) -> str:
-    row = rows[0]
-    return f"sample {row}, score {float(experience.scores[row])}, tokens {experience.sequences.response_lists()[row]}"

@@ -15,10 +15,11 @@ from rlhf_dist.config.schema import PPOConfig
 from rlhf_dist.controller.loop import Desk
 from rlhf_dist.controller.parity import check_parity
 from rlhf_dist.controller.ppo import PPO, StepResult
+from rlhf_dist.data.pretraining import TextSampler
 from rlhf_dist.data.prompts import PromptSet
 from rlhf_dist.data.sampling import EpochSampler
 from rlhf_dist.errors import RunError
-from rlhf_dist.types import Prompts, Sequences
+from rlhf_dist.types import Demonstrations, Prompts, Sequences
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,6 +40,8 @@ class PPOData:
         held_out: prompts to evaluate on.
         tokenizer: turns samples back into text.
         tokenizer_path: where it comes from; saved beside the model.
+        pretrain: text to learn beside the samples (PPO-ptx); None without.
+        pretrain_held_out: text to measure the pretraining loss on; None without.
         judge: the independent scorer, where the recipe has one.
     """
 
@@ -46,6 +49,8 @@ class PPOData:
     held_out: PromptSet
     tokenizer: PreTrainedTokenizerBase
     tokenizer_path: str
+    pretrain: TextSampler | None
+    pretrain_held_out: Demonstrations | None
     judge: Judge | None
 
 
@@ -62,7 +67,9 @@ class PPOJob:
     def __init__(self, config: PPOConfig, ppo: PPO, data: PPOData, desk: Desk) -> None:
         self.config, self.ppo, self.data, self.desk = config, ppo, data, desk
         self.total_steps = config.ppo.steps
-        self.trained: Mapping[str, TrainedModel] = {"actor": ppo.roles.actor, "critic": ppo.roles.critic}
+        self.trained: Mapping[str, TrainedModel] = {"actor": ppo.roles.actor}
+        if ppo.roles.critic is not None:
+            self.trained = {**self.trained, "critic": ppo.roles.critic}
         self._sampler = EpochSampler(len(data.train), config.ppo.prompts_per_step, config.run.seed)
         self._before: dict[str, Any] = {}
 
@@ -74,7 +81,8 @@ class PPOJob:
 
     def step(self, number: int) -> dict[str, float]:
         """One PPO step; samples and evaluations where they are due."""
-        result = self.ppo.step(number, self._prompts(number))
+        pretrain = self.data.pretrain.batch(number - 1) if self.data.pretrain is not None else None
+        result = self.ppo.step(number, self._prompts(number), pretrain)
         every = self.config.run.samples_every
         if every and (number == 1 or number % every == 0):
             self._write_samples(number, result)
@@ -118,14 +126,16 @@ class PPOJob:
             rows = torch.arange(len(self.data.held_out))
             sequences = self.ppo.generate(self.data.held_out.select(rows, first_id=EVALUATION_IDS))
             roles = self.ppo.roles
-            logprobs, reference, scores = roles.placement.run(
+            logprobs, reference, *scored = roles.placement.run(
                 roles.actor.logprobs(sequences),
                 roles.reference.logprobs(sequences),
-                roles.reward.scores(sequences),
+                *(source.role.scores(sequences) for source in roles.rewards),
                 timeout_s=self.desk.timeout_s,
             )
             check_parity(sequences, logprobs, self.ppo.tolerance)
-        kl = sequence_sums(logprobs - reference, sequences.response_lengths)
+            _, scores = self.ppo.weigh(sequences, scored)
+            pretrain_loss = self._pretrain_loss()
+        kl = sequence_sums((logprobs - reference) * sequences.loss_mask, sequences.response_lengths)
         prompts, responses, judged = self._texts(sequences)
         count = max(self.config.run.samples_count, 1)
         self.desk.directory.append_samples(
@@ -136,7 +146,15 @@ class PPOJob:
             "judge_mean": sum(judged) / len(judged) if judged else None,
             "distinct_2": distinct_n(responses, 2),
             "kl_sequence_mean": float(kl.mean()),
-        }
+        } | ({} if pretrain_loss is None else {"pretrain_loss": pretrain_loss})
+
+    def _pretrain_loss(self) -> float | None:
+        """Nats a token of the held-out pretraining text; None without one."""
+        text = self.data.pretrain_held_out
+        if text is None:
+            return None
+        actor = self.ppo.roles.actor
+        return float(self.desk.placement.run(actor.token_losses(text), timeout_s=self.desk.timeout_s)[0].mean())
 
     def _texts(self, sequences: Sequences) -> tuple[list[str], list[str], list[float] | None]:
         decode = self.data.tokenizer.batch_decode

@@ -10,16 +10,24 @@ from typing import Any
 from rlhf_dist.cluster.roles import Actor, TrainedModel
 from rlhf_dist.config.schema import SFTConfig
 from rlhf_dist.controller.loop import Desk
+from rlhf_dist.data.pretraining import TextSampler
 from rlhf_dist.data.sampling import EpochSampler
 from rlhf_dist.types import Demonstrations
 
 
 @dataclass(frozen=True)
 class SFTData:
-    """Demonstrations to learn from and to evaluate on, and where the tokenizer comes from."""
+    """What an SFT run reads.
+
+    Attributes:
+        train, held_out: demonstrations to learn from, and to evaluate on.
+        pretrain: text to learn beside them; None without.
+        tokenizer_path: where the tokenizer comes from.
+    """
 
     train: Demonstrations
     held_out: Demonstrations
+    pretrain: TextSampler | None
     tokenizer_path: str
 
 
@@ -48,7 +56,8 @@ class SFTJob:
         """One optimizer step."""
         batch = self.data.train.select(self._sampler.indices(number - 1))
         with self.desk.timer("train"):
-            stats = self._run(self.actor.fit(batch))
+            pretrain = self.data.pretrain.batch(number - 1) if self.data.pretrain is not None else None
+            stats = self._run(self.actor.fit(batch, pretrain))
         metrics = {
             "loss/sft": stats.loss,
             "optim/grad_norm": stats.grad_norm,

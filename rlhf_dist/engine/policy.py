@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,22 +10,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlhf_dist.algo.kl import k3
-from rlhf_dist.algo.losses import ppo_policy_loss
+from rlhf_dist.algo.aggregation import normalize_weights
+from rlhf_dist.algo.kl import ESTIMATORS, k3
+from rlhf_dist.algo.losses import PolicyObjective, ppo_policy_loss
 from rlhf_dist.config.schema import FrozenRole, TrainedRole
 from rlhf_dist.device import Device
 from rlhf_dist.engine.export import save_pretrained
-from rlhf_dist.engine.zero import ZeroRunner, ZeroTrainer
+from rlhf_dist.engine.zero import Part, ZeroRunner, ZeroTrainer
 from rlhf_dist.models.language import PolicyModel, load_policy
-from rlhf_dist.models.layout import pad
-from rlhf_dist.types import ActorStats, Demonstrations, LanguageStats, Sequences, TrainBatch
+from rlhf_dist.types import ActorStats, Demonstrations, LanguageStats, PolicyBatch, Sequences
 from rlhf_dist.weights.source import ZeroWeightSource
 from rlhf_dist.weights.transport import BroadcastGroup, Endpoint, ParamInfo
 
 
 def _forward(runner: ZeroRunner, batch: Sequences | Demonstrations, temperature: float) -> Any:
-    padded = pad(batch.tokens, batch.lengths, runner.torch_device)
-    return runner.forward_module(padded, batch.tokens, batch.response_lengths, temperature)
+    laid = runner.lay_out(batch.tokens, batch.lengths)
+    return runner.forward_module(laid, batch.tokens, batch.response_lengths, temperature)
 
 
 def _logprobs(runner: ZeroRunner, sequences: Sequences, temperature: float) -> Tensor:
@@ -48,7 +49,7 @@ class ReferenceEngine:
     def __init__(self, config: FrozenRole, device: Device, temperature: float) -> None:
         self.temperature = temperature
         model = load_policy(config.model, device)
-        self.runner = ZeroRunner(model, device, config.zero_stage, config.micro_batch_tokens)
+        self.runner = ZeroRunner(model, device, config)
 
     def logprobs(self, sequences: Sequences) -> Tensor:
         """This worker's rows' log-probabilities of the response tokens, flat, float32, nats."""
@@ -68,9 +69,7 @@ class ActorEngine:
     def __init__(self, config: TrainedRole, device: Device, temperature: float, total_steps: int) -> None:
         self.temperature = temperature
         self.policy: PolicyModel = load_policy(config.model, device)
-        self.runner = ZeroTrainer(
-            self.policy, device, config.zero_stage, config.micro_batch_tokens, config.optim, total_steps
-        )
+        self.runner = ZeroTrainer(self.policy, device, config, total_steps)
         self._group: BroadcastGroup | None = None
         self._source: ZeroWeightSource | None = None
 
@@ -78,32 +77,78 @@ class ActorEngine:
         """This worker's rows' log-probabilities of the response tokens, flat, float32, nats."""
         return _logprobs(self.runner, sequences, self.temperature)
 
-    def train(self, batch: TrainBatch, minibatches: list[Tensor], clip: float) -> ActorStats:
-        """One optimizer step a minibatch on the clipped surrogate, averaged over the minibatch's response tokens."""
-        totals, norms = torch.zeros(4, dtype=torch.float64), []
-        for rows in minibatches:
-            mini = batch.select(rows)
-            sums, norm, _ = self.runner.step(
-                mini, mini.sequences.lengths, int(mini.response_lengths.sum()), partial(self._ppo_sums, clip)
-            )
-            totals += sums
+    def train(
+        self,
+        batch: PolicyBatch,
+        minibatches: list[Tensor],
+        objective: PolicyObjective,
+        pretrain: Demonstrations | None,
+    ) -> ActorStats:
+        """One optimizer step a minibatch on the objective.
+
+        Args:
+            batch: all samples.
+            minibatches: rows of ``batch``, one tensor an optimizer step.
+            objective: what to minimize.
+            pretrain: text dealt out over the optimizer steps, whose loss is added to the same gradient (PPO-ptx);
+                None without.
+        """
+        totals, loss, text_loss, norms = torch.zeros(5, dtype=torch.float64), 0.0, 0.0, []
+        texts = [None] * len(minibatches) if pretrain is None else _deal(pretrain, len(minibatches))
+        for rows, text in zip(minibatches, texts, strict=True):
+            parts = [self._policy_part(batch.select(rows), objective)]
+            if text is not None:
+                parts.append(self._language_part(text, objective.pretrain_coef))
+            (sums, *text_sums), norm, _ = self.runner.step(parts)
+            loss += float(sums[0])
+            totals += sums[1:]
+            text_loss += float(text_sums[0][0]) * parts[1].scale / objective.pretrain_coef if text_sums else 0.0
             norms.append(norm)
-        loss, clipped, kl, entropy = (totals / _tokens_of(batch, minibatches)).tolist()
-        return ActorStats(loss, clipped, kl, entropy, sum(norms) / len(norms), self.runner.last_lr, len(norms))
+        steps = len(norms)
+        clipped, kl, entropy, kl_loss = (totals[1:] / totals[0].clamp(min=1)).tolist()
+        return ActorStats(
+            loss / steps,
+            clipped,
+            kl,
+            entropy,
+            sum(norms) / steps,
+            self.runner.last_lr,
+            steps,
+            kl_loss,
+            text_loss / steps,
+        )
 
-    def _ppo_sums(self, clip: float, micro: TrainBatch) -> tuple[Tensor, Tensor]:
+    def _policy_part(self, mini: PolicyBatch, objective: PolicyObjective) -> Part:
+        weights = normalize_weights(mini.weights, mini.response_lengths, objective.aggregation, objective.horizon)
+        weighted = replace(mini, weights=weights)
+        return Part(weighted, mini.sequences.lengths, partial(self._policy_sums, objective), scale=1.0)
+
+    def _policy_sums(self, objective: PolicyObjective, micro: PolicyBatch) -> tuple[Tensor, Tensor]:
+        """The weighted loss of a micro-batch, and sums over its tokens that count: [loss, tokens, clipped, KL to the
+        sampling policy, entropy, KL in the loss]."""
         logprobs, entropy = _forward(self.runner, micro.sequences, self.temperature)
-        old = micro.logprobs.to(logprobs.device)
-        loss, clipped = ppo_policy_loss(logprobs, old, micro.advantages.to(logprobs.device), clip)
-        kl = k3(old, logprobs.detach())
-        sums = torch.stack([loss.detach().sum(), clipped.float().sum(), kl.sum(), entropy.sum()])
-        return loss.sum(), sums
+        batch = micro.to(logprobs.device)
+        losses, clipped = ppo_policy_loss(
+            logprobs, batch.logprobs, batch.advantages, objective.clip_low, objective.clip_high
+        )
+        loss = (losses * batch.weights).sum()
+        reference_kl = torch.zeros_like(logprobs)
+        if objective.kl_coef:
+            reference_kl = ESTIMATORS[objective.kl_estimator](logprobs, batch.ref_logprobs)
+            loss = loss + objective.kl_coef * (reference_kl * batch.weights).sum()
+        counts = batch.weights > 0
+        seen = torch.stack([counts, clipped, k3(batch.logprobs, logprobs.detach()), entropy, reference_kl.detach()])
+        return loss, torch.cat([loss.detach()[None], seen.double()[:, counts].sum(1)])
 
-    def fit(self, batch: Demonstrations) -> LanguageStats:
-        """One optimizer step of SFT: cross-entropy averaged over the batch's response tokens."""
-        tokens = int(batch.response_lengths.sum())
-        sums, norm, lr = self.runner.step(batch, batch.lengths, tokens, self._language_sums)
-        return LanguageStats(float(sums[0]) / tokens, norm, lr, int(batch.lengths.sum()))
+    def fit(self, batch: Demonstrations, pretrain: Demonstrations | None) -> LanguageStats:
+        """One optimizer step of SFT: cross-entropy averaged over all response tokens, pretraining text's included."""
+        both = batch if pretrain is None else Demonstrations.cat([batch, pretrain])
+        part = self._language_part(both, 1.0)
+        (sums,), norm, lr = self.runner.step([part])
+        return LanguageStats(float(sums[0]) * part.scale, norm, lr, int(both.lengths.sum()))
+
+    def _language_part(self, text: Demonstrations, coef: float) -> Part:
+        return Part(text, text.lengths, self._language_sums, coef / int(text.response_lengths.sum()))
 
     def _language_sums(self, micro: Demonstrations) -> tuple[Tensor, Tensor]:
         loss = -_forward(self.runner, micro, 1.0)[0].sum()
@@ -156,5 +201,6 @@ class ActorEngine:
         save_pretrained(self.policy.lm, folder, tokenizer_path)
 
 
-def _tokens_of(batch: TrainBatch, minibatches: list[Tensor]) -> int:
-    return sum(int(batch.response_lengths[rows].sum()) for rows in minibatches)
+def _deal(text: Demonstrations, steps: int) -> list[Demonstrations | None]:
+    """The examples over ``steps`` optimizer steps, as evenly as they go; None for a step that gets none."""
+    return [text.select(rows) if rows.numel() else None for rows in torch.tensor_split(torch.arange(len(text)), steps)]

@@ -13,10 +13,10 @@ from rlhf_dist.algo.losses import ppo_value_loss, ranking_loss
 from rlhf_dist.config.schema import FrozenRole, TrainedRole
 from rlhf_dist.device import Device
 from rlhf_dist.engine.export import save_pretrained
-from rlhf_dist.engine.zero import ZeroRunner, ZeroTrainer
+from rlhf_dist.engine.zero import Part, ZeroRunner, ZeroTrainer
 from rlhf_dist.models.language import load_scalar
-from rlhf_dist.models.layout import pad, predicting_positions
-from rlhf_dist.types import Comparisons, CriticStats, RankingStats, Sequences, TrainBatch, ragged_indices
+from rlhf_dist.models.layout import predicting_positions
+from rlhf_dist.types import Comparisons, CriticStats, RankingStats, Sequences, ValueBatch, ragged_indices
 
 if TYPE_CHECKING:
     from rlhf_dist.models.language import ScalarModel
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 def _values(runner: ZeroRunner, sequences: Sequences) -> Tensor:
     """Values of the states before each response token ``[R]``."""
-    padded = pad(sequences.tokens, sequences.lengths, runner.torch_device)
+    laid = runner.lay_out(sequences.tokens, sequences.lengths)
     rows, positions = predicting_positions(sequences.lengths, sequences.response_lengths)
-    return runner.forward_module(padded, rows, positions)
+    return runner.forward_module(laid, rows, positions)
 
 
 def _last_token_scores(runner: ZeroRunner, tokens: Tensor, lengths: Tensor) -> Tensor:
     """The output at the last token of each of N sequences ``[N]``."""
-    padded = pad(tokens, lengths, runner.torch_device)
-    return runner.forward_module(padded, torch.arange(lengths.numel()), lengths - 1)
+    laid = runner.lay_out(tokens, lengths)
+    return runner.forward_module(laid, torch.arange(lengths.numel()), lengths - 1)
 
 
 ANSWER_FORWARDS = 4
@@ -68,9 +68,7 @@ class CriticEngine:
 
     def __init__(self, config: TrainedRole, device: Device, total_steps: int) -> None:
         self.model: ScalarModel = load_scalar(config.model, device, zero_new_head=True)
-        self.runner = ZeroTrainer(
-            self.model, device, config.zero_stage, config.micro_batch_tokens, config.optim, total_steps
-        )
+        self.runner = ZeroTrainer(self.model, device, config, total_steps)
 
     def values(self, sequences: Sequences) -> Tensor:
         """This worker's rows' values of the states before each response token, flat, float32."""
@@ -78,25 +76,27 @@ class CriticEngine:
             sequences, sequences.lengths, sequences.response_lengths, lambda micro: _values(self.runner, micro)
         )
 
-    def train(self, batch: TrainBatch, minibatches: list[Tensor], clip: float) -> CriticStats:
-        """One optimizer step a minibatch on the clipped squared error, averaged over its response tokens."""
+    def train(self, batch: ValueBatch, minibatches: list[Tensor], clip: float) -> CriticStats:
+        """One optimizer step a minibatch on the clipped squared error, averaged over the tokens the policy sampled."""
         totals, norms = torch.zeros(2, dtype=torch.float64), []
         tokens = 0
         for rows in minibatches:
             mini = batch.select(rows)
-            count = int(mini.response_lengths.sum())
-            sums, norm, _ = self.runner.step(mini, mini.sequences.lengths, count, partial(self._loss_sums, clip))
+            count = max(int(mini.sequences.loss_mask.sum()), 1)
+            part = Part(mini, mini.sequences.lengths, partial(self._loss_sums, clip), 1.0 / count)
+            (sums,), norm, _ = self.runner.step([part])
             totals += sums
             tokens += count
             norms.append(norm)
         loss, clipped = (totals / tokens).tolist()
         return CriticStats(loss, clipped, sum(norms) / len(norms), self.runner.last_lr, len(norms))
 
-    def _loss_sums(self, clip: float, micro: TrainBatch) -> tuple[Tensor, Tensor]:
+    def _loss_sums(self, clip: float, micro: ValueBatch) -> tuple[Tensor, Tensor]:
         values = _values(self.runner, micro.sequences)
-        old, returns = micro.values.to(values.device), micro.returns.to(values.device)
-        loss, clipped = ppo_value_loss(values, old, returns, clip)
-        return loss.sum(), torch.stack([loss.detach().sum(), clipped.float().sum()])
+        batch, mask = micro.to(values.device), micro.sequences.loss_mask.to(values.device)
+        losses, clipped = ppo_value_loss(values, batch.values, batch.returns, clip)
+        loss = (losses * mask).sum()
+        return loss, torch.stack([loss.detach(), (clipped & mask).float().sum()])
 
     def save_checkpoint(self, folder: Path) -> None:
         """Weights, optimizer and schedule, to go on from."""
@@ -117,7 +117,7 @@ class RewardEngine:
 
     def __init__(self, config: FrozenRole, device: Device) -> None:
         model = load_scalar(config.model, device)
-        self.runner = ZeroRunner(model, device, config.zero_stage, config.micro_batch_tokens)
+        self.runner = ZeroRunner(model, device, config)
 
     def scores(self, sequences: Sequences) -> Tensor:
         """This worker's rows' scores, float32: the output at each sequence's last token."""
@@ -140,13 +140,11 @@ class RewardTrainerEngine:
 
     def __init__(self, config: TrainedRole, device: Device, total_steps: int) -> None:
         self.model: ScalarModel = load_scalar(config.model, device)
-        self.runner = ZeroTrainer(
-            self.model, device, config.zero_stage, config.micro_batch_tokens, config.optim, total_steps
-        )
+        self.runner = ZeroTrainer(self.model, device, config, total_steps)
 
     def fit(self, batch: Comparisons) -> RankingStats:
         """One optimizer step on the K-way ranking loss, averaged over the batch's prompts."""
-        sums, norm, lr = self.runner.step(batch, batch.tokens_per_row, len(batch), self._ranking_sums)
+        (sums,), norm, lr = self.runner.step([Part(batch, batch.tokens_per_row, self._ranking_sums, 1.0 / len(batch))])
         loss, right, pairs = sums.tolist()
         return RankingStats(loss / len(batch), right / max(pairs, 1.0), norm, lr, int(batch.tokens_per_row.sum()))
 

@@ -6,7 +6,8 @@ Every worker of a role holds one of these. A call gives all workers the same who
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,15 +16,32 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from rlhf_dist.algo.schedule import lr_factor
-from rlhf_dist.config.schema import OptimConfig
+from rlhf_dist.config.schema import ModelRole, TrainedRole
 from rlhf_dist.device import Device
-from rlhf_dist.models.layout import balanced_shards, micro_batches
+from rlhf_dist.models.layout import MicroBatch, balanced_shards, lay_out, micro_batches
 from rlhf_dist.types import Ragged
 
 Batch = TypeVar("Batch", bound=Ragged)
 
 # One micro-batch to its summed loss (a scalar with gradient) and sums to report ([S] float).
 LossSums = Callable[[Any], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the losses whose gradients an optimizer step adds up.
+
+    Attributes:
+        batch: the whole minibatch, the same on every worker; at least one row.
+        lengths: ``[B]`` int64, tokens of each row.
+        loss_sums: one micro-batch to its summed loss and the sums to report.
+        scale: of the sum of the loss over all rows: 1 over the minibatch's tokens or rows, times a coefficient.
+    """
+
+    batch: Ragged
+    lengths: Tensor
+    loss_sums: LossSums
+    scale: float
 
 
 def initialize_deepspeed(**arguments: Any) -> tuple[Any, ...]:
@@ -66,21 +84,25 @@ class ZeroRunner:
     Args:
         model: a policy or scalar model, on CPU.
         device: where it shall live.
-        zero_stage: 0 or 3.
-        micro_batch_tokens: padded tokens of one forward pass.
+        role: the role's configuration: its ZeRO stage (0 or 3), and how micro-batches are made.
     """
 
-    def __init__(self, model: nn.Module, device: Device, zero_stage: int, micro_batch_tokens: int) -> None:
-        self.device, self.micro_batch_tokens = device, micro_batch_tokens
-        self.torch_device = device.torch_device()
-        self.rank, self.world = dist.get_rank(), dist.get_world_size()
-        model.eval().requires_grad_(False)
-        if zero_stage == 3:
+    def __init__(self, model: nn.Module, device: Device, role: ModelRole) -> None:
+        self._settle(model.eval().requires_grad_(False), device, role)
+        if role.zero_stage == 3:
             dtype = next(model.parameters()).dtype
             self.forward_module, *_ = initialize_deepspeed(model=model, config=_deepspeed_config(3, dtype, 0.0))
         else:
             self.forward_module = model.to(self.torch_device)
-        self.model = model
+
+    def _settle(self, model: nn.Module, device: Device, role: ModelRole) -> None:
+        self.model, self.device, self.role = model, device, role
+        self.torch_device = device.torch_device()
+        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+
+    def lay_out(self, tokens: Tensor, lengths: Tensor) -> MicroBatch:
+        """``[T]`` tokens of rows with ``[b]`` lengths as the role's layout wants them, on the device."""
+        return lay_out(tokens, lengths, self.role.layout, self.torch_device)
 
     def my_rows(self, lengths: Tensor) -> Tensor:
         """Which rows of a batch with ``[B]`` lengths are this worker's."""
@@ -118,7 +140,10 @@ class ZeroRunner:
 
         A forward or backward under ZeRO is a collective: all workers make the same number of them.
         """
-        groups: list[Tensor | None] = list(micro_batches(lengths, self.micro_batch_tokens))
+        role = self.role
+        groups: list[Tensor | None] = list(
+            micro_batches(lengths, role.micro_batch_tokens, role.micro_batch_sequences, role.layout)
+        )
         if self.world == 1:
             return groups
         most = torch.tensor(len(groups), device=self.torch_device)
@@ -130,74 +155,66 @@ class ZeroTrainer(ZeroRunner):
     """A model that learns under ZeRO stage 0 to 3, with AdamW.
 
     Args:
-        model: a policy or scalar model, on CPU.
+        model: a policy or scalar model, on CPU; parameters that do not require a gradient stay as they are.
         device: where it shall live.
-        zero_stage: 0, 1, 2 or 3.
-        micro_batch_tokens: padded tokens of one forward and backward.
-        optim: AdamW's settings and schedule.
+        role: the role's configuration: ZeRO stage, micro-batches, optimizer and schedule.
         total_steps: optimizer steps of the whole run, for the schedule.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        device: Device,
-        zero_stage: int,
-        micro_batch_tokens: int,
-        optim: OptimConfig,
-        total_steps: int,
-    ) -> None:
-        self.device, self.micro_batch_tokens = device, micro_batch_tokens
-        self.torch_device = device.torch_device()
-        self.rank, self.world = dist.get_rank(), dist.get_world_size()
-        self.optim, self.total_steps, self.zero_stage = optim, total_steps, zero_stage
+    def __init__(self, model: nn.Module, device: Device, role: TrainedRole, total_steps: int) -> None:
+        self._settle(model.train(), device, role)
+        self.optim, self.total_steps, self.zero_stage = role.optim, total_steps, role.zero_stage
         self.steps_taken = 0
-        self.model = model.train()
-        dtype = next(model.parameters()).dtype
+        optim, dtype = role.optim, next(model.parameters()).dtype
         optimizer = torch.optim.AdamW(
-            model.parameters(),
+            [parameter for parameter in model.parameters() if parameter.requires_grad],
             lr=optim.lr,
             betas=(optim.betas[0], optim.betas[1]),
             eps=optim.eps,
             weight_decay=optim.weight_decay,
         )
         self.forward_module, self.optimizer, *_ = initialize_deepspeed(
-            model=model, optimizer=optimizer, config=_deepspeed_config(zero_stage, dtype, optim.grad_clip)
+            model=model, optimizer=optimizer, config=_deepspeed_config(role.zero_stage, dtype, optim.grad_clip)
         )
 
-    def step(
-        self, batch: Batch, lengths: Tensor, global_count: float, loss_sums: LossSums
-    ) -> tuple[Tensor, float, float]:
-        """One optimizer step on ``batch``: the gradient of (sum of losses over all workers) / ``global_count``.
+    def step(self, parts: Sequence[Part]) -> tuple[list[Tensor], float, float]:
+        """One optimizer step on the sum of the parts: the gradient of sum(scale * sum of losses over all workers).
 
-        Args:
-            batch: the whole minibatch, the same on every worker; at least one row.
-            lengths: ``[B]`` int64, tokens of each row.
-            global_count: what the summed loss is divided by: tokens, or rows, of the whole minibatch.
-            loss_sums: one micro-batch to its summed loss and the sums to report.
+        All parts are accumulated into the same gradient buffers, whatever the ZeRO stage.
 
         Returns:
-            the reported sums over all workers ``[S]`` float64, the gradient norm before clipping, the learning rate.
+            for each part its reported sums over all workers ``[S]`` float64, the gradient norm before clipping, and
+            the learning rate.
         """
-        mine = self.my_rows(lengths)
-        shard = batch.select(mine)
-        groups = self._aligned_micro_batches(lengths[mine])
-        sums: Tensor | None = None
-        for number, rows in enumerate(groups):
-            loss, micro_sums = loss_sums(batch.select([0]) if rows is None else shard.select(rows))
-            # DeepSpeed averages over the workers, so each one's part is scaled up by their number. A worker without
-            # rows runs a borrowed row at weight 0, to take part in the collectives.
-            weight = 0.0 if rows is None else self.world / global_count
-            self.forward_module.set_gradient_accumulation_boundary(number == len(groups) - 1)
-            self.forward_module.backward(loss * weight, scale_wrt_gas=False)
-            micro_sums = micro_sums.detach().double() * (rows is not None)
-            sums = micro_sums if sums is None else sums + micro_sums
-        assert sums is not None, "a minibatch has at least one row"
-        norm = self._apply()
+        planned = [(part, *self._shard(part)) for part in parts]
+        left = sum(len(groups) for _, _, groups in planned)
+        reported: list[Tensor] = []
+        for part, shard, groups in planned:
+            sums: Tensor | None = None
+            for rows in groups:
+                loss, micro_sums = part.loss_sums(part.batch.select([0]) if rows is None else shard.select(rows))
+                # DeepSpeed averages over the workers, so each one's part is scaled up by their number. A worker
+                # without rows runs a borrowed row at weight 0, to take part in the collectives.
+                weight = 0.0 if rows is None else self.world * part.scale
+                left -= 1
+                self.forward_module.set_gradient_accumulation_boundary(left == 0)
+                self.forward_module.backward(loss * weight, scale_wrt_gas=False)
+                micro_sums = micro_sums.detach().double() * (rows is not None)
+                sums = micro_sums if sums is None else sums + micro_sums
+            assert sums is not None, "a minibatch has at least one row"
+            reported.append(self._over_workers(sums))
+        return reported, self._apply(), self.last_lr
+
+    def _shard(self, part: Part) -> tuple[Ragged, list[Tensor | None]]:
+        """This worker's rows of a part, and its micro-batches of them."""
+        mine = self.my_rows(part.lengths)
+        return part.batch.select(mine), self._aligned_micro_batches(part.lengths[mine])
+
+    def _over_workers(self, sums: Tensor) -> Tensor:
         if self.world > 1:
             sums = sums.to(self.torch_device)
             dist.all_reduce(sums)
-        return sums.cpu(), norm, self.last_lr
+        return sums.cpu()
 
     def _apply(self) -> float:
         self.last_lr = self.optim.lr * lr_factor(

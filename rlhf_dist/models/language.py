@@ -16,7 +16,7 @@ from rlhf_dist.config.schema import ModelConfig
 from rlhf_dist.device import Device
 from rlhf_dist.errors import UserError
 from rlhf_dist.models.heads import LMHead
-from rlhf_dist.models.layout import Padded, predicting_positions
+from rlhf_dist.models.layout import MicroBatch, predicting_positions
 
 # Config entries by which some architectures change the logits behind the head, where LMHead would not see it.
 _LOGIT_CHANGES = ("final_logit_softcapping", "logits_scaling", "logit_scale", "lm_head_multiplier")
@@ -37,11 +37,11 @@ class PolicyModel(nn.Module):
         lm.set_output_embeddings(LMHead(lm.get_output_embeddings()))
         self.lm = lm
 
-    def forward(self, batch: Padded, tokens: Tensor, response_lengths: Tensor, temperature: float) -> Any:
+    def forward(self, batch: MicroBatch, tokens: Tensor, response_lengths: Tensor, temperature: float) -> Any:
         """Log-probabilities ``[R]`` and entropies ``[R]`` (float32, nats) of a micro-batch's response tokens.
 
         Args:
-            batch: the padded micro-batch.
+            batch: the micro-batch.
             tokens: ``[T]`` int64, the same tokens flat.
             response_lengths: ``[b]`` int64.
             temperature: divides the logits.
@@ -69,14 +69,14 @@ class ScalarModel(nn.Module):
             )
         self.classifier = classifier
 
-    def forward(self, batch: Padded, rows: Tensor, positions: Tensor) -> Tensor:
+    def forward(self, batch: MicroBatch, rows: Tensor, positions: Tensor) -> Tensor:
         """The output at given places: ``[N]`` float32 for rows ``[N]`` and positions ``[N]`` of the micro-batch."""
         hidden = _hidden_states(self.classifier.base_model, batch)
         picked = hidden.flatten(0, 1)[batch.flat_index(rows, positions)]
         return self.classifier.score(picked).squeeze(-1).float()
 
 
-def _hidden_states(backbone: Any, batch: Padded) -> Tensor:
+def _hidden_states(backbone: Any, batch: MicroBatch) -> Tensor:
     return backbone(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,

@@ -1,4 +1,4 @@
-"""How a ragged batch becomes the padded micro-batches that a forward pass takes, and nothing else knows of padding."""
+"""How a ragged batch becomes the micro-batches that a forward pass takes; nothing else knows of padding or packing."""
 
 from __future__ import annotations
 
@@ -7,28 +7,35 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+LAYOUTS = ("right", "left", "packed")
 
-def micro_batches(lengths: Tensor, max_tokens: int) -> list[Tensor]:
-    """Cuts B rows into groups whose padded size stays within ``max_tokens``.
+
+def micro_batches(lengths: Tensor, max_tokens: int, max_rows: int = 0, layout: str = "right") -> list[Tensor]:
+    """Cuts B rows into groups whose size, padding included, stays within ``max_tokens``.
 
     Rows of like length go together, so little is spent on padding. A row longer than the budget stands alone.
 
     Args:
         lengths: ``[B]`` int64.
-        max_tokens: rows of a group times its longest row.
+        max_tokens: of a group: rows times its longest row where it is padded, the sum of its rows where it is packed.
+        max_rows: most rows of a group; 0: no limit.
+        layout: how a group will be laid out, see :func:`lay_out`.
 
     Returns:
         row numbers of each group, ``[b]`` int64; every row in exactly one group. Empty for B = 0.
     """
     order = torch.argsort(lengths, descending=True, stable=True)
-    groups: list[Tensor] = []
-    start = 0
-    while start < order.numel():
-        longest = int(lengths[order[start]])
-        size = max(1, max_tokens // max(longest, 1))
-        groups.append(order[start : start + size])
-        start += size
-    return groups
+    groups: list[list[int]] = []
+    room = rows_left = longest = 0
+    for row in order.tolist():
+        cost = int(lengths[row]) if layout == "packed" else longest
+        if rows_left == 0 or cost > room:
+            groups.append([])
+            cost = longest = int(lengths[row])
+            room, rows_left = max_tokens, max_rows or len(order)
+        groups[-1].append(row)
+        room, rows_left = room - cost, rows_left - 1
+    return [torch.tensor(group, dtype=torch.int64) for group in groups]
 
 
 def balanced_shards(lengths: Tensor, shards: int) -> list[Tensor]:
@@ -49,36 +56,50 @@ def balanced_shards(lengths: Tensor, shards: int) -> list[Tensor]:
 
 
 @dataclass(frozen=True)
-class Padded:
-    """One micro-batch, padded on the right, on the model's device.
+class MicroBatch:
+    """The sequences of one forward pass, laid out on the model's device.
 
     Attributes:
-        input_ids: ``[b, L]`` int64.
-        attention_mask: ``[b, L]`` int64, 1 on tokens.
-        position_ids: ``[b, L]`` int64.
+        input_ids: ``[b, L]`` int64; packed: ``[1, T]``.
+        attention_mask: ``[b, L]`` int64, 1 on tokens; None where packed: the positions tell the sequences apart.
+        position_ids: of the same shape, int64, from 0 in every sequence.
         lengths: ``[b]`` int64 on CPU.
+        starts: ``[b]`` int64 on CPU, where each sequence's first token stands in ``input_ids.flatten()``.
     """
 
     input_ids: Tensor
-    attention_mask: Tensor
+    attention_mask: Tensor | None
     position_ids: Tensor
     lengths: Tensor
+    starts: Tensor
 
     def flat_index(self, rows: Tensor, positions: Tensor) -> Tensor:
-        """Where (row, position) stands in ``[b * L]``: ``[N]`` int64 on the model's device."""
-        return (rows * self.input_ids.shape[1] + positions).to(self.input_ids.device)
+        """Where (row, position) stands in ``input_ids.flatten()``: ``[N]`` int64 on the model's device."""
+        return (self.starts[rows] + positions).to(self.input_ids.device)
 
 
-def pad(tokens: Tensor, lengths: Tensor, device: torch.device) -> Padded:
-    """Pads ``[T]`` tokens of rows with ``[b]`` lengths, on the right, with token 0 behind an attention mask of 0."""
-    longest = int(lengths.max())
-    positions = torch.arange(longest)
-    mask = positions < lengths[:, None]
-    input_ids = torch.zeros(lengths.numel(), longest, dtype=torch.int64)
-    input_ids[mask] = tokens
-    # Padding repeats position 0 rather than running on: it must not reach beyond the model's context.
-    position_ids = torch.where(mask, positions, 0)
-    return Padded(input_ids.to(device), mask.long().to(device), position_ids.to(device), lengths)
+def lay_out(tokens: Tensor, lengths: Tensor, layout: str, device: torch.device) -> MicroBatch:
+    """Lays ``[T]`` tokens of rows with ``[b]`` lengths out for a forward pass.
+
+    Args:
+        tokens: int64, row after row.
+        lengths: int64.
+        layout: ``right`` or ``left``: padded there, with token 0 under an attention mask of 0; ``packed``: one
+            sequence behind the other without padding, kept apart by positions that begin anew.
+        device: where it shall be.
+    """
+    offsets = torch.cumsum(lengths, 0) - lengths
+    within = torch.arange(int(lengths.sum())) - torch.repeat_interleave(offsets, lengths)
+    if layout == "packed":
+        return MicroBatch(tokens[None].to(device), None, within[None].to(device), lengths, offsets)
+    rows, longest = lengths.numel(), int(lengths.max())
+    starts = torch.arange(rows) * longest + (longest - lengths if layout == "left" else 0)
+    places = torch.repeat_interleave(starts, lengths) + within
+    # Padding has position 0 rather than running on: it must not reach beyond the model's context.
+    padded = torch.zeros(3, rows * longest, dtype=torch.int64)
+    padded[:, places] = torch.stack([tokens, torch.ones_like(tokens), within])
+    input_ids, mask, positions = padded.view(3, rows, longest).to(device).unbind(0)
+    return MicroBatch(input_ids, mask, positions, lengths, starts)
 
 
 def predicting_positions(lengths: Tensor, response_lengths: Tensor) -> tuple[Tensor, Tensor]:

@@ -104,7 +104,7 @@ class HFEngine:
                 logits_to_keep=1,
             )
             cache = output.past_key_values
-            token, logprob = sample(output.logits[:, -1].float(), options.temperature, uniforms[:, step])
+            token, logprob = sample(output.logits[:, -1].float(), options, uniforms[:, step])
             sampled.append(token)
             logprobs.append(logprob)
             alive.append(~finished)
@@ -116,27 +116,44 @@ class HFEngine:
         return _responses(torch.stack(sampled, 1), torch.stack(logprobs, 1), torch.stack(alive, 1), finished)
 
 
-def sample(logits: Tensor, temperature: float, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+def sample(logits: Tensor, options: SamplingOptions, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     """Draws one token a row by inverting the cumulative distribution.
 
     Args:
         logits: ``[B, V]`` float32.
-        temperature: divides the logits; 0 takes the likeliest token, with its log-probability at temperature 1.
+        options: temperature, which divides the logits (0 takes the likeliest token, with its log-probability at
+            temperature 1), top-p and top-k.
         uniforms: ``[B]`` float64 in [0, 1).
 
     Returns:
-        tokens ``[B]`` int64 and their log-probabilities ``[B]`` float32, nats.
+        tokens ``[B]`` int64 and their log-probabilities over the whole vocabulary ``[B]`` float32, nats.
     """
-    if temperature == 0:
+    if options.temperature == 0:
         logprobs = logits.log_softmax(-1)
         tokens = logprobs.argmax(-1)
     else:
-        logprobs = (logits / temperature).log_softmax(-1)
-        cumulative = logprobs.double().exp().cumsum(-1)
+        logprobs = (logits / options.temperature).log_softmax(-1)
+        cumulative = narrowed(logprobs.double().exp(), options.top_p, options.top_k).cumsum(-1)
         # right=True passes over tokens of probability 0; the clamp is for a product that rounds up to the whole sum.
         target = uniforms.to(cumulative)[:, None] * cumulative[:, -1:]
         tokens = torch.searchsorted(cumulative, target, right=True).squeeze(1).clamp(max=logits.shape[1] - 1)
     return tokens, logprobs.gather(1, tokens[:, None]).squeeze(1)
+
+
+def narrowed(probabilities: Tensor, top_p: float, top_k: int) -> Tensor:
+    """``[B, V]`` with zeros where top-k and then top-p leave a token out; not normalized again.
+
+    Top-k keeps the k likeliest tokens. Top-p keeps the fewest likeliest ones that make up that share of what top-k
+    left (Holtzman et al., arXiv 1904.09751).
+    """
+    if top_p >= 1 and top_k <= 0:
+        return probabilities
+    ordered, places = probabilities.sort(dim=-1, descending=True)
+    if 0 < top_k < ordered.shape[-1]:
+        ordered[:, top_k:] = 0.0
+    before = ordered.cumsum(-1) - ordered
+    ordered[before >= top_p * ordered.sum(-1, keepdim=True)] = 0.0
+    return torch.zeros_like(probabilities).scatter_(-1, places, ordered)
 
 
 def _uniforms(ids: list[int], options: SamplingOptions) -> Tensor:

@@ -17,11 +17,15 @@ class SamplingOptions:
         temperature: of the softmax; 0 is greedy, with the log-probabilities of temperature 1.
         max_tokens: length limit of a response, end-of-sequence token included.
         seed: base seed; the sample with id i is drawn with a generator seeded from (seed, i) alone.
+        top_p: draw from the likeliest tokens that make up this probability; 1 is all.
+        top_k: draw from so many likeliest tokens; 0 is all.
     """
 
     temperature: float
     max_tokens: int
     seed: int
+    top_p: float = 1.0
+    top_k: int = 0
 
 
 class RolloutEngine(Protocol):
@@ -34,7 +38,8 @@ class RolloutEngine(Protocol):
     def generate(self, prompts: Prompts, options: SamplingOptions) -> Sequences:
         """Samples one response a prompt, in the prompts' order. B may be 0.
 
-        The log-probabilities are those of the distribution sampled from: log_softmax(logits / temperature).
+        The log-probabilities are log_softmax(logits / temperature), over the whole vocabulary also where top-p or
+        top-k narrowed the draw: the trainer's, with which they are compared, know nothing of that.
 
         Raises:
             RunError: a log-probability is not finite.

@@ -56,6 +56,7 @@ def to_sequences(prompts: Prompts, responses: Sequence[Response], version: int) 
         prompt_lengths=prompts.lengths,
         response_lengths=torch.tensor([len(response.tokens) for response in responses], dtype=torch.int64),
         rollout_logprobs=flat,
+        loss_mask=torch.ones_like(flat, dtype=torch.bool),
         finished=torch.tensor([response.finished for response in responses], dtype=torch.bool),
         weight_version=torch.full((len(responses),), version, dtype=torch.int64),
         rows=prompts.rows,

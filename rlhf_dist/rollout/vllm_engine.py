@@ -124,6 +124,8 @@ class VLLMEngine:
 
         return SamplingParams(
             temperature=options.temperature,
+            top_p=options.top_p,
+            top_k=options.top_k,
             max_tokens=options.max_tokens,
             seed=sample_seed(options.seed, sample),
             stop_token_ids=self._stop,
@@ -159,7 +161,9 @@ def _arguments(model: ModelConfig, rollout: RolloutConfig, device: Device, tenso
         "enable_prefix_caching": rollout.samples_per_prompt > 1,
         "skip_tokenizer_init": True,
         "generation_config": "vllm",  # else the model's own top-k, top-p and stop tokens would change the distribution
-        "logprobs_mode": "processed_logprobs",
+        # Of the whole vocabulary: "processed" ones are taken behind top-p and top-k, "raw" ones before the temperature,
+        # and the configuration allows only one of the two to be other than plain.
+        "logprobs_mode": "raw_logprobs" if rollout.temperature == 1 else "processed_logprobs",
         "weight_transfer_config": WeightTransferConfig(backend=BACKEND),
         "use_tqdm_on_load": False,
         "disable_log_stats": True,

@@ -50,7 +50,7 @@ def test_keys_are_dotted_and_know_type_default_and_comment() -> None:
 
 
 def test_sections_are_dotted_too() -> None:
-    assert list(schema_sections(PPOConfig))[:3] == ["run", "data", "actor"]
+    assert list(schema_sections(PPOConfig))[:3] == ["run", "data", "pretrain"]
     assert "ppo.kl" in schema_sections(PPOConfig)
 
 

@@ -10,21 +10,40 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlhf_dist.types import Comparisons, Demonstrations, Sequences, TrainBatch
+from rlhf_dist.types import Comparisons, Demonstrations, PolicyBatch, Sequences, ValueBatch
 from tests.tiny import VOCABULARY, write_model
 
 PROMPTS, RESPONSES = torch.tensor([3, 1, 2, 7, 1]), torch.tensor([4, 1, 6, 2, 9])
 
 
-def train_batch() -> TrainBatch:
+def sequences() -> Sequences:
+    generator = torch.Generator().manual_seed(2)
+    size, rows = int(RESPONSES.sum()), torch.arange(5)
+    tokens = torch.randint(3, VOCABULARY, (int((PROMPTS + RESPONSES).sum()),), generator=generator)
+    mask = torch.rand(size, generator=generator) < 0.8
+    return Sequences(tokens, PROMPTS, RESPONSES, torch.zeros(size), mask, rows > 1, rows * 0, rows)
+
+
+def policy_batch() -> PolicyBatch:
     generator = torch.Generator().manual_seed(3)
-    lengths, size = PROMPTS + RESPONSES, int(RESPONSES.sum())
-    tokens = torch.randint(3, VOCABULARY, (int(lengths.sum()),), generator=generator)
-    rows = torch.arange(5)
-    sequences = Sequences(tokens, PROMPTS, RESPONSES, torch.zeros(size), rows > 1, rows * 0, rows)
-    old = torch.full((size,), -5.0)
-    advantages, returns = torch.randn(2, size, generator=generator).unbind(0)
-    return TrainBatch(sequences, old, torch.zeros(size), advantages, returns)
+    batch = sequences()
+    old, advantages = (
+        torch.full((batch.loss_mask.numel(),), -5.0),
+        torch.randn(batch.loss_mask.numel(), generator=generator),
+    )
+    return PolicyBatch(batch, old, old - 0.1, advantages, batch.loss_mask.float())
+
+
+def value_batch() -> ValueBatch:
+    batch = sequences()
+    returns = torch.randn(batch.loss_mask.numel(), generator=torch.Generator().manual_seed(5))
+    return ValueBatch(batch, torch.zeros_like(returns), returns)
+
+
+def text() -> Demonstrations:
+    lengths = torch.tensor([3, 8, 5, 2])
+    tokens = torch.randint(3, VOCABULARY, (int(lengths.sum()),), generator=torch.Generator().manual_seed(6))
+    return Demonstrations(tokens, lengths * 0 + 1, lengths - 1)
 
 
 def comparisons() -> Comparisons:
@@ -40,6 +59,7 @@ def work(rank: int, world: int, port: int, folder: str, stage: int, budget: int)
 
     import torch.distributed as dist
 
+    from rlhf_dist.algo.losses import PolicyObjective
     from rlhf_dist.config.schema import ModelConfig, OptimConfig, TrainedRole
     from rlhf_dist.device import CPU
     from rlhf_dist.engine.policy import ActorEngine
@@ -57,14 +77,15 @@ def work(rank: int, world: int, port: int, folder: str, stage: int, budget: int)
         optim=OptimConfig(lr=1e-2, grad_clip=0.5),
     )
     torch.manual_seed(0)
-    batch, plan = train_batch(), [torch.tensor([0, 1, 2]), torch.tensor([4]), torch.tensor([3, 1, 4, 0, 2])]
+    objective = PolicyObjective(0.2, 0.3, kl_coef=0.1, pretrain_coef=0.5)
+    batch, plan = policy_batch(), [torch.tensor([0, 1, 2]), torch.tensor([4]), torch.tensor([3, 1, 4, 0, 2])]
     actor, critic = ActorEngine(role, CPU, 0.8, 10), CriticEngine(role, CPU, 10)
     reward = RewardTrainerEngine(role, CPU, 10)
     seen = {
-        "actor": vars(actor.train(batch, plan, 0.2)),
-        "critic": vars(critic.train(batch, plan, 0.2)),
+        "actor": vars(actor.train(batch, plan, objective, text())),
+        "critic": vars(critic.train(value_batch(), plan, 0.2)),
         "reward": [vars(reward.fit(comparisons())) for _ in range(2)],
-        "sft": vars(actor.fit(Demonstrations(batch.sequences.tokens, PROMPTS, RESPONSES))),
+        "sft": vars(actor.fit(Demonstrations(batch.sequences.tokens, PROMPTS, RESPONSES), text())),
     }
     mine = actor.runner.my_rows(batch.sequences.lengths).tolist()
     parts = torch.split(actor.logprobs(batch.sequences), RESPONSES[mine].tolist())
@@ -128,8 +149,8 @@ def test_a_model_trained_under_zero_3_is_saved_whole(tmp_path: Path) -> None:
 
     seen = train(tmp_path, world=2, stage=3, budget=30)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "saved", dtype=torch.float32)
-    sequences = train_batch().sequences
-    row = sequences.tokens[: int(sequences.lengths[0])]
+    batch = sequences()
+    row = batch.tokens[: int(batch.lengths[0])]
     distribution = (model(row[None]).logits[0] / 0.8).log_softmax(-1)[int(PROMPTS[0]) - 1 : -1]
     wanted = distribution.gather(1, row[int(PROMPTS[0]) :, None])[:, 0]
     assert seen["logprobs"]["0"] == pytest.approx(wanted.tolist(), abs=1e-4)

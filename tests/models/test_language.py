@@ -12,7 +12,7 @@ from rlhf_dist.config.schema import ModelConfig
 from rlhf_dist.device import CPU
 from rlhf_dist.errors import UserError
 from rlhf_dist.models.language import load_policy, load_scalar
-from rlhf_dist.models.layout import pad, predicting_positions
+from rlhf_dist.models.layout import LAYOUTS, lay_out, predicting_positions
 from tests.tiny import VOCABULARY, write_model
 
 PROMPTS, RESPONSES = torch.tensor([3, 1, 2, 7, 1]), torch.tensor([4, 1, 6, 2, 9])
@@ -25,13 +25,14 @@ def tokens() -> torch.Tensor:
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_logprobs_entropy_and_gradient_equal_those_of_plain_transformers(
-    tmp_path: Path, tied: bool, temperature: float
+    tmp_path: Path, tied: bool, temperature: float, layout: str
 ) -> None:
     path = write_model(tmp_path / "model", tied=tied)
     policy = load_policy(ModelConfig(path=str(path)), CPU)
     flat = tokens()
-    logprobs, entropy = policy(pad(flat, LENGTHS, torch.device("cpu")), flat, RESPONSES, temperature)
+    logprobs, entropy = policy(lay_out(flat, LENGTHS, layout, torch.device("cpu")), flat, RESPONSES, temperature)
 
     plain = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     wanted, wanted_entropy = [], []
@@ -57,13 +58,14 @@ def test_policy_keeps_the_parameter_names_of_the_checkpoint(tmp_path: Path) -> N
     assert dict(policy.lm.named_parameters()).keys() == dict(plain.named_parameters()).keys()
 
 
-def test_values_equal_the_head_on_each_state_of_each_sequence_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_values_equal_the_head_on_each_state_of_each_sequence_alone(tmp_path: Path, layout: str) -> None:
     path = write_model(tmp_path / "model")
     model = load_scalar(ModelConfig(path=str(path)), CPU)
     model.classifier.save_pretrained(tmp_path / "saved")
     flat = tokens()
     rows, positions = predicting_positions(LENGTHS, RESPONSES)
-    values = model(pad(flat, LENGTHS, torch.device("cpu")), rows, positions)
+    values = model(lay_out(flat, LENGTHS, layout, torch.device("cpu")), rows, positions)
 
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved", dtype=torch.float32)
     wanted = []

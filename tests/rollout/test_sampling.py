@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhf_dist.errors import RunError
-from rlhf_dist.rollout.hf_engine import sample
+from rlhf_dist.rollout.hf_engine import narrowed, sample
+from rlhf_dist.rollout.protocol import SamplingOptions
 from rlhf_dist.rollout.sampling import Response, sample_seed, to_sequences
 from tests.rollout.engines import prompts
 
@@ -31,7 +32,7 @@ def test_tokens_are_drawn_where_a_naive_walk_over_the_distribution_stops(seed, t
     logits = torch.randn(4, 7, generator=generator) * 3
     logits[0, 2:5] = -torch.inf
     uniforms = torch.rand(4, generator=generator, dtype=torch.float64)
-    tokens, logprobs = sample(logits, temperature, uniforms)
+    tokens, logprobs = sample(logits, SamplingOptions(temperature, 1, 0), uniforms)
     probabilities = (logits.double() / temperature).softmax(-1)
     for row in range(4):
         below, token = 0.0, 0
@@ -46,7 +47,7 @@ def test_tokens_are_drawn_where_a_naive_walk_over_the_distribution_stops(seed, t
 def test_sampled_frequencies_are_the_probabilities():
     logits = torch.tensor([[0.0, 1.0, 2.0, -torch.inf, 0.5]]).expand(40_000, 5)
     uniforms = torch.rand(40_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    counts = torch.bincount(sample(logits, 0.7, uniforms)[0], minlength=5)
+    counts = torch.bincount(sample(logits, SamplingOptions(0.7, 1, 0), uniforms)[0], minlength=5)
     expected = (logits[0] / 0.7).softmax(-1) * 40_000
     possible = expected > 0
     chi_square = ((counts - expected)[possible] ** 2 / expected[possible]).sum()
@@ -56,8 +57,31 @@ def test_sampled_frequencies_are_the_probabilities():
 
 def test_the_largest_uniform_number_still_draws_a_possible_token():
     logits = torch.zeros(1, 3)
-    tokens, _ = sample(logits, 1.0, torch.tensor([1.0 - 2**-53], dtype=torch.float64))
+    tokens, _ = sample(logits, SamplingOptions(1.0, 1, 0), torch.tensor([1.0 - 2**-53], dtype=torch.float64))
     assert tokens.tolist() == [2]
+
+
+@given(st.integers(0, 2**31 - 1), st.sampled_from([1.0, 0.9, 0.5, 0.05]), st.integers(0, 8))
+def test_top_p_and_top_k_leave_the_likeliest_tokens_and_nothing_else(seed: int, top_p: float, top_k: int):
+    torch.manual_seed(seed)
+    probabilities = torch.randn(3, 6, dtype=torch.float64).softmax(-1)
+    for row, left in zip(probabilities.tolist(), narrowed(probabilities.clone(), top_p, top_k).tolist(), strict=True):
+        order = sorted(range(6), key=lambda token: -row[token])[: top_k or 6]
+        whole, kept, mass = sum(row[token] for token in order), [], 0.0
+        for token in order:
+            if mass >= top_p * whole and top_p < 1:
+                break
+            kept.append(token)
+            mass += row[token]
+        assert left == pytest.approx([row[token] if token in kept else 0.0 for token in range(6)])
+
+
+def test_top_k_narrows_the_draw_and_not_the_log_probability():
+    logits = torch.tensor([[0.0, 1.0, 2.0, 0.5]]).expand(500, 4)
+    uniforms = torch.rand(500, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    tokens, logprobs = sample(logits, SamplingOptions(1.0, 1, 0, top_k=2), uniforms)
+    assert set(tokens.tolist()) == {1, 2}
+    assert torch.equal(logprobs, logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0])
 
 
 def test_responses_stand_behind_their_prompts():
