@@ -247,6 +247,7 @@ def _run_reward(config: RewardConfig) -> None:
     from rlhf_dist.controller.reward_model import RewardData, RewardJob, reward_steps
     from rlhf_dist.controller.view import REWARD_COLUMNS
     from rlhf_dist.data.comparisons import load_comparisons
+    from rlhf_dist.data.demonstrations import load_demonstrations
     from rlhf_dist.data.tokenizer import load_tokenizer
     from rlhf_dist.device import resolve
     from rlhf_dist.engine.scalar import RewardTrainerEngine
@@ -262,7 +263,12 @@ def _run_reward(config: RewardConfig) -> None:
     train, held_out = _with_held_out(load, data)
     if data.extra_path is not None:
         train = Comparisons.cat([train, load(data.extra_path, data.split)])
-    rankings = RewardData(train, held_out, model.path)
+    demonstrations = None
+    if data.demonstrations_path is not None:
+        demonstrations = load_demonstrations(
+            data.demonstrations_path, data.split, tokenizer, data.max_tokens, data.truncate
+        )
+    rankings = RewardData(train, held_out, demonstrations, model.path)
     steps = reward_steps(config, len(train))
     directory = _open_run(config.run, config)
     roles = [role_resources("reward", config.reward.num_workers, config.reward, device)]

@@ -126,6 +126,14 @@ class RewardTrainer(TrainedModel):
         """``[N]`` float32, one for each answer."""
         return self._scatter("scores", batch, batch.tokens_per_row, batch.answers)
 
+    def sequence_scores(self, batch: Demonstrations) -> Call[Tensor]:
+        """``[B]`` float32, one for each sequence."""
+        return self._scatter("sequence_scores", batch, batch.lengths, torch.ones_like(batch.lengths))
+
+    def shift(self, amount: float) -> Call[None]:
+        """Adds ``amount`` to every score from now on."""
+        return self._everyone("shift", amount)
+
 
 class Rollout(Role):
     """The engines that sample."""

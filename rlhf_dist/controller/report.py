@@ -31,6 +31,8 @@ _LABELS = {
     "accuracy": "held-out accuracy",
     "pair_accuracy": "held-out pair accuracy",
     "perplexity": "held-out perplexity",
+    "pretrain_loss": "loss on pretraining text",
+    "score_bias": "bias (demonstrations score 0)",
 }
 _JOBS = {"loss/policy": "PPO", "loss/sft": "supervised fine-tuning", "loss/reward": "reward model"}
 _MAX_SAMPLES = 12

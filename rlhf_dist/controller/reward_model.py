@@ -12,15 +12,22 @@ from rlhf_dist.cluster.roles import RewardTrainer, TrainedModel
 from rlhf_dist.config.schema import RewardConfig
 from rlhf_dist.controller.loop import Desk
 from rlhf_dist.data.sampling import EpochSampler
-from rlhf_dist.types import Comparisons
+from rlhf_dist.types import Comparisons, Demonstrations
 
 
 @dataclass(frozen=True)
 class RewardData:
-    """Rankings to learn from and to evaluate on, and where the tokenizer comes from."""
+    """What a run of reward-model training reads.
+
+    Attributes:
+        train, held_out: rankings to learn from, and to evaluate on.
+        demonstrations: whose mean score shall be 0 in the end; None without.
+        tokenizer_path: where the tokenizer comes from.
+    """
 
     train: Comparisons
     held_out: Comparisons
+    demonstrations: Demonstrations | None
     tokenizer_path: str
 
 
@@ -65,7 +72,7 @@ class RewardJob:
 
     def after(self) -> dict[str, Any]:
         """The held-out accuracy of the model that was learned, and the model saved."""
-        after = self._evaluate()
+        after = self._evaluate() | self._centre()
         with self.desk.timer("save"):
             self._run(self.reward.save_model(self.desk.directory.model.absolute(), self.data.tokenizer_path))
         return {"before": self._before, "after": after}
@@ -85,6 +92,15 @@ class RewardJob:
             scores = self._run(self.reward.scores(held_out))
         losses, right = ranking_loss(scores, held_out.ranks, held_out.answers)
         return {"loss": float(losses.mean()), "accuracy": float(right.float().mean())}
+
+    def _centre(self) -> dict[str, float]:
+        """Shifts the scores so that the demonstrations' mean is 0 (arXiv 2203.02155, section 3.5)."""
+        if self.data.demonstrations is None:
+            return {}
+        with self.desk.timer("centre"):
+            mean = float(self._run(self.reward.sequence_scores(self.data.demonstrations)).mean())
+            self._run(self.reward.shift(-mean))
+        return {"score_bias": -mean}
 
     def _run(self, call: Any) -> Any:
         return self.desk.placement.run(call, timeout_s=self.desk.timeout_s)[0]

@@ -9,9 +9,18 @@ from typing import Any
 
 import torch.distributed as dist
 
+from rlhf_dist.engine.averaging import WeightAverage
 from rlhf_dist.weights.source import gathered_state_dict
 
 GATHER_BYTES = 512 * 2**20  # under ZeRO-3, parameters gathered at once
+
+
+def save_with_average(model: Any, average: WeightAverage | None, folder: Path, tokenizer_path: str) -> None:
+    """:func:`save_pretrained` into ``folder``, and of the average, where there is one, into ``<folder>_ema``."""
+    save_pretrained(model, folder, tokenizer_path)
+    if average is not None:
+        with average.applied():
+            save_pretrained(model, folder.with_name(folder.name + "_ema"), tokenizer_path)
 
 
 def save_pretrained(model: Any, folder: Path, tokenizer_path: str) -> None:

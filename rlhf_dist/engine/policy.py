@@ -15,7 +15,7 @@ from rlhf_dist.algo.kl import ESTIMATORS, k3
 from rlhf_dist.algo.losses import PolicyObjective, ppo_policy_loss
 from rlhf_dist.config.schema import FrozenRole, TrainedRole
 from rlhf_dist.device import Device
-from rlhf_dist.engine.export import save_pretrained
+from rlhf_dist.engine.export import save_with_average
 from rlhf_dist.engine.zero import Part, ZeroRunner, ZeroTrainer
 from rlhf_dist.models.language import PolicyModel, load_policy
 from rlhf_dist.types import ActorStats, Demonstrations, LanguageStats, PolicyBatch, Sequences
@@ -198,7 +198,7 @@ class ActorEngine:
 
     def save_model(self, folder: Path, tokenizer_path: str) -> None:
         """Writes the model in Hugging Face format, with its tokenizer. All workers call it; the first writes."""
-        save_pretrained(self.policy.lm, folder, tokenizer_path)
+        save_with_average(self.policy.lm, self.runner.average, folder, tokenizer_path)
 
 
 def _deal(text: Demonstrations, steps: int) -> list[Demonstrations | None]:

@@ -12,11 +12,19 @@ from torch import Tensor
 from rlhf_dist.algo.losses import ppo_value_loss, ranking_loss
 from rlhf_dist.config.schema import FrozenRole, TrainedRole
 from rlhf_dist.device import Device
-from rlhf_dist.engine.export import save_pretrained
+from rlhf_dist.engine.export import save_with_average
 from rlhf_dist.engine.zero import Part, ZeroRunner, ZeroTrainer
 from rlhf_dist.models.language import load_scalar
 from rlhf_dist.models.layout import predicting_positions
-from rlhf_dist.types import Comparisons, CriticStats, RankingStats, Sequences, ValueBatch, ragged_indices
+from rlhf_dist.types import (
+    Comparisons,
+    CriticStats,
+    Demonstrations,
+    RankingStats,
+    Sequences,
+    ValueBatch,
+    ragged_indices,
+)
 
 if TYPE_CHECKING:
     from rlhf_dist.models.language import ScalarModel
@@ -163,6 +171,19 @@ class RewardTrainerEngine:
             lambda micro: _answer_scores(self.runner, micro.tokens, micro.token_counts),
         )
 
+    def sequence_scores(self, batch: Demonstrations) -> Tensor:
+        """This worker's rows' scores of whole sequences, flat, float32."""
+        return self.runner.map(
+            batch,
+            batch.lengths,
+            torch.ones_like(batch.lengths),
+            lambda micro: _last_token_scores(self.runner, micro.tokens, micro.lengths),
+        )
+
+    def shift(self, amount: float) -> None:
+        """Adds ``amount`` to every score from now on; the bias is part of what :meth:`save_model` writes."""
+        self.model.set_bias(self.model.bias + amount)
+
     def save_checkpoint(self, folder: Path) -> None:
         """Weights, optimizer and schedule, to go on from."""
         self.runner.save_checkpoint(folder)
@@ -173,4 +194,4 @@ class RewardTrainerEngine:
 
     def save_model(self, folder: Path, tokenizer_path: str) -> None:
         """Writes the model in Hugging Face format, with its tokenizer. All workers call it; the first writes."""
-        save_pretrained(self.model.classifier, folder, tokenizer_path)
+        save_with_average(self.model.classifier, self.runner.average, folder, tokenizer_path)

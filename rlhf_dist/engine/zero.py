@@ -13,11 +13,13 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rlhf_dist.algo.schedule import lr_factor
 from rlhf_dist.config.schema import ModelRole, TrainedRole
 from rlhf_dist.device import Device
+from rlhf_dist.engine.averaging import WeightAverage
 from rlhf_dist.models.layout import MicroBatch, balanced_shards, lay_out, micro_batches
 from rlhf_dist.types import Ragged
 
@@ -176,6 +178,10 @@ class ZeroTrainer(ZeroRunner):
         self.forward_module, self.optimizer, *_ = initialize_deepspeed(
             model=model, optimizer=optimizer, config=_deepspeed_config(role.zero_stage, dtype, optim.grad_clip)
         )
+        self.average: WeightAverage | None = None
+        if role.ema_decay:
+            forget = {"replaced": self.forward_module.empty_partition_cache} if role.zero_stage == 3 else {}
+            self.average = WeightAverage(model, role.ema_decay, **forget)
 
     def step(self, parts: Sequence[Part]) -> tuple[list[Tensor], float, float]:
         """One optimizer step on the sum of the parts: the gradient of sum(scale * sum of losses over all workers).
@@ -233,6 +239,8 @@ class ZeroTrainer(ZeroRunner):
         norm = float(torch.nn.utils.get_total_norm(gradients)) if plain else 0.0
         self.forward_module.step()
         self.steps_taken += 1
+        if self.average is not None:
+            self.average.update()
         return norm if plain else float(self.forward_module.get_global_grad_norm())
 
     def save_checkpoint(self, folder: Path) -> None:
@@ -240,6 +248,8 @@ class ZeroTrainer(ZeroRunner):
         self.forward_module.save_checkpoint(
             str(folder), tag="state", client_state={"steps_taken": self.steps_taken}, save_latest=False
         )
+        if self.average is not None:
+            save_file(self.average.state_dict(), folder / self._average_file)
 
     def load_checkpoint(self, folder: Path) -> None:
         """Takes up what :meth:`save_checkpoint` wrote, with the same number of workers and ZeRO stage."""
@@ -247,3 +257,9 @@ class ZeroTrainer(ZeroRunner):
         if path is None:
             raise FileNotFoundError(f"no checkpoint under {folder}")
         self.steps_taken = state["steps_taken"]
+        if self.average is not None:
+            self.average.load_state_dict(load_file(folder / self._average_file))
+
+    @property
+    def _average_file(self) -> str:
+        return f"average-{self.rank}-of-{self.world}.safetensors"

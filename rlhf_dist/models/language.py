@@ -21,6 +21,8 @@ from rlhf_dist.models.layout import MicroBatch, predicting_positions
 # Config entries by which some architectures change the logits behind the head, where LMHead would not see it.
 _LOGIT_CHANGES = ("final_logit_softcapping", "logits_scaling", "logit_scale", "lm_head_multiplier")
 
+BIAS = "score_bias"
+
 
 class PolicyModel(nn.Module):
     """A causal language model that answers with log-probabilities of response tokens.
@@ -57,6 +59,10 @@ class PolicyModel(nn.Module):
 class ScalarModel(nn.Module):
     """A backbone with one linear output: the critic's value of a state, or the reward model's score of a sequence.
 
+    To the head's output a constant is added, `score_bias` of the model's config.json (0 where there is none), which
+    step 2 sets so that demonstrations score 0 on average (arXiv 2203.02155, section 3.5). Plain transformers, which
+    knows nothing of it, gives the same scores less that constant.
+
     Args:
         classifier: a transformers sequence classifier with one label and its head named ``score``.
     """
@@ -68,12 +74,18 @@ class ScalarModel(nn.Module):
                 f"model {classifier.config._name_or_path}: {type(classifier).__name__} has no linear 'score' head"
             )
         self.classifier = classifier
+        self.bias = float(getattr(classifier.config, BIAS, 0.0))
+
+    def set_bias(self, bias: float) -> None:
+        """Sets the constant, also in the configuration that is saved with the model."""
+        self.bias = bias
+        setattr(self.classifier.config, BIAS, bias)
 
     def forward(self, batch: MicroBatch, rows: Tensor, positions: Tensor) -> Tensor:
         """The output at given places: ``[N]`` float32 for rows ``[N]`` and positions ``[N]`` of the micro-batch."""
         hidden = _hidden_states(self.classifier.base_model, batch)
         picked = hidden.flatten(0, 1)[batch.flat_index(rows, positions)]
-        return self.classifier.score(picked).squeeze(-1).float()
+        return self.classifier.score(picked).squeeze(-1).float() + self.bias
 
 
 def _hidden_states(backbone: Any, batch: MicroBatch) -> Tensor:

@@ -75,6 +75,7 @@ def work(rank: int, world: int, port: int, folder: str, stage: int, budget: int)
         zero_stage=stage,
         micro_batch_tokens=budget,
         optim=OptimConfig(lr=1e-2, grad_clip=0.5),
+        ema_decay=0.6,
     )
     torch.manual_seed(0)
     objective = PolicyObjective(0.2, 0.3, kl_coef=0.1, pretrain_coef=0.5)
@@ -88,8 +89,23 @@ def work(rank: int, world: int, port: int, folder: str, stage: int, budget: int)
         "sft": vars(actor.fit(Demonstrations(batch.sequences.tokens, PROMPTS, RESPONSES), text())),
     }
     mine = actor.runner.my_rows(batch.sequences.lengths).tolist()
-    parts = torch.split(actor.logprobs(batch.sequences), RESPONSES[mine].tolist())
-    seen["logprobs"] = {row: part.tolist() for row, part in zip(mine, parts, strict=True)}
+
+    def logprobs() -> dict[int, list[float]]:
+        parts = torch.split(actor.logprobs(batch.sequences), RESPONSES[mine].tolist())
+        return {row: part.tolist() for row, part in zip(mine, parts, strict=True)}
+
+    seen["logprobs"] = logprobs()
+    with actor.runner.average.applied():
+        seen["averaged"] = logprobs()
+    assert logprobs() == seen["logprobs"]  # the weights themselves are back
+    actor.save_checkpoint(Path(folder, "checkpoint"))
+    again = ActorEngine(role, CPU, 0.8, 10)
+    again.load_checkpoint(Path(folder, "checkpoint"))
+    for name, tensor in actor.runner.average.state_dict().items():
+        assert torch.equal(again.runner.average.state_dict()[name], tensor)
+    scores = reward.sequence_scores(text())
+    reward.shift(0.75)
+    torch.testing.assert_close(reward.sequence_scores(text()), scores + 0.75)
     Path(folder, f"rank{rank}.json").write_text(json.dumps(seen))
     actor.save_model(Path(folder, "saved"), f"{folder}/model")
     dist.destroy_process_group()
@@ -111,7 +127,8 @@ def train(folder: Path, world: int, stage: int, budget: int) -> dict:
         rank.join(240)
         assert rank.exitcode == 0
     seen = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(world)]
-    seen[0]["logprobs"] = {row: values for one in seen for row, values in one["logprobs"].items()}
+    for key in ("logprobs", "averaged"):
+        seen[0][key] = {row: values for one in seen for row, values in one[key].items()}
     return seen[0]
 
 
@@ -125,9 +142,14 @@ def numbers(value: object) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> dict:
+def alone_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("alone")
+
+
+@pytest.fixture(scope="module")
+def alone(alone_folder: Path) -> dict:
     """One rank, no ZeRO, everything in one micro-batch."""
-    return train(tmp_path_factory.mktemp("alone"), world=1, stage=0, budget=10_000)
+    return train(alone_folder, world=1, stage=0, budget=10_000)
 
 
 @pytest.mark.slow
@@ -154,3 +176,16 @@ def test_a_model_trained_under_zero_3_is_saved_whole(tmp_path: Path) -> None:
     distribution = (model(row[None]).logits[0] / 0.8).log_softmax(-1)[int(PROMPTS[0]) - 1 : -1]
     wanted = distribution.gather(1, row[int(PROMPTS[0]) :, None])[:, 0]
     assert seen["logprobs"]["0"] == pytest.approx(wanted.tolist(), abs=1e-4)
+
+
+@pytest.mark.slow
+def test_the_average_of_the_weights_is_saved_beside_the_model(alone: dict, alone_folder: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(alone_folder / "saved_ema", dtype=torch.float32)
+    batch = sequences()
+    row = batch.tokens[: int(batch.lengths[0])]
+    distribution = (model(row[None]).logits[0] / 0.8).log_softmax(-1)[int(PROMPTS[0]) - 1 : -1]
+    wanted = distribution.gather(1, row[int(PROMPTS[0]) :, None])[:, 0]
+    assert alone["averaged"]["0"] == pytest.approx(wanted.tolist(), abs=1e-4)
+    assert alone["averaged"]["0"] != pytest.approx(alone["logprobs"]["0"], abs=1e-3)

@@ -91,3 +91,14 @@ def test_a_folder_that_is_no_model_is_one_line_naming_it(tmp_path: Path) -> None
         load_policy(ModelConfig(path=str(tmp_path)), CPU)
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_bias_is_added_to_the_scores_and_saved_with_the_model(tmp_path: Path) -> None:
+    model = load_scalar(ModelConfig(path=str(write_model(tmp_path / "model"))), CPU)
+    flat, rows, last = tokens(), torch.arange(len(LENGTHS)), LENGTHS - 1
+    laid = lay_out(flat, LENGTHS, "right", torch.device("cpu"))
+    before = model(laid, rows, last)
+    model.set_bias(-1.25)
+    model.classifier.save_pretrained(tmp_path / "saved")
+    again = load_scalar(ModelConfig(path=str(tmp_path / "saved")), CPU)
+    torch.testing.assert_close(again(laid, rows, last), before - 1.25)

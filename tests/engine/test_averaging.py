@@ -1,0 +1,33 @@
+"""The moving average of weights, without ZeRO; tests/engine/test_zero.py has it under every stage."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from rlhf_dist.engine.averaging import WeightAverage
+
+
+def test_the_average_follows_the_weights_and_leaves_frozen_ones_alone() -> None:
+    model = torch.nn.Linear(2, 1)
+    model.bias.requires_grad_(False)
+    with torch.no_grad():
+        model.weight.fill_(1.0)
+    average = WeightAverage(model, decay=0.9)
+    wanted = 1.0
+    for value in (2.0, 5.0, -3.0):
+        with torch.no_grad():
+            model.weight.fill_(value)
+        average.update()
+        wanted = 0.9 * wanted + 0.1 * value
+    assert list(average.state_dict()) == ["weight"]
+    assert average.state_dict()["weight"].flatten().tolist() == pytest.approx([wanted, wanted])
+    with average.applied():
+        assert model.weight.flatten().tolist() == pytest.approx([wanted, wanted])
+    assert model.weight.flatten().tolist() == [-3.0, -3.0]
+
+
+def test_an_average_of_another_model_is_refused() -> None:
+    average = WeightAverage(torch.nn.Linear(2, 1), decay=0.9)
+    with pytest.raises(ValueError, match="another model"):
+        average.load_state_dict({"other": torch.zeros(1)})
