@@ -6,6 +6,7 @@
 |---|---|---|
 | sft.jsonl | prompt, response | single sentences of training reviews |
 | prompts_train.jsonl, prompts_eval.jsonl | prompt | the first words of sentences of held-out reviews |
+| text_train.jsonl, text_eval.jsonl | text | single sentences of training reviews, and of held-out ones |
 | comparisons_train.jsonl, comparisons_eval.jsonl | prompt, responses, ranking | rated snippets, K = 4..9 |
 | comparisons_labels.jsonl | prompt, responses, ranking | training reviews: positive over negative |
 | pairs_eval.jsonl | prompt, responses, ranking | held-out snippets a point or more apart |
@@ -41,6 +42,7 @@ PAIR_GAP = 1.0  # rating points between the two snippets of an evaluation pair
 TIE = 0.5  # ratings in the same bin of this width are a tie
 RATED_ROUNDS = 4  # times every rated training snippet is used, each time in another company
 LABEL_GROUPS = 4000
+TEXT_TRAIN, TEXT_EVAL = 12000, 400  # sentences of pretraining text, for PPO-ptx
 LABEL_WORDS = 30  # longest passage of a labelled review
 
 Row = dict[str, Any]
@@ -93,6 +95,12 @@ def prompts(corpus: texts.Corpus, tokenizer: Tokenizer) -> tuple[list[Row], list
     rows = [{"prompt": prompt} for prompt in _unique(part[0] for part in parts if part)]
     rng.shuffle(rows)
     return rows[EVAL_PROMPTS:], rows[:EVAL_PROMPTS]
+
+
+def text(reviews: Sequence[texts.Review], count: int, rng: random.Random) -> list[Row]:
+    """Single sentences of reviews, drawn at random."""
+    found = _unique(s for review in reviews for s in texts.sentences(review.text))
+    return [{"text": sentence} for sentence in rng.sample(found, k=count)]
 
 
 def _unique(items: Iterable[str]) -> list[str]:
@@ -180,6 +188,8 @@ def build(corpus: texts.Corpus, tokenizer: Tokenizer) -> dict[str, list[Row]]:
         "sft.jsonl": demonstrations(corpus, tokenizer),
         "prompts_train.jsonl": train,
         "prompts_eval.jsonl": held_out,
+        "text_train.jsonl": text(corpus.imdb_train, TEXT_TRAIN, random.Random(17)),
+        "text_eval.jsonl": text(corpus.imdb_held_out, TEXT_EVAL, random.Random(18)),
         "comparisons_train.jsonl": rated_groups(corpus.rated_train, RATED_ROUNDS, random.Random(13)),
         "comparisons_eval.jsonl": rated_groups(corpus.rated_held_out, 1, random.Random(14)),
         "comparisons_labels.jsonl": label_groups(corpus, random.Random(15)),

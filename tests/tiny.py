@@ -83,7 +83,7 @@ def write_jsonl(path: Path, rows: list[dict]) -> Path:
 
 
 def write_data(folder: Path, size: int = 40) -> Path:
-    """sft.jsonl, comparisons.jsonl and prompts.jsonl of ``size`` rows each."""
+    """sft.jsonl, comparisons.jsonl, prompts.jsonl and text.jsonl of ``size`` rows each."""
     rng = random.Random(1)
     folder.mkdir(parents=True, exist_ok=True)
     write_jsonl(
@@ -101,4 +101,5 @@ def write_data(folder: Path, size: int = 40) -> Path:
         rows.append({"prompt": sentence(rng, 2), "responses": answers, "ranking": [dense[rank] for rank in ranks]})
     write_jsonl(folder / "comparisons.jsonl", rows)
     write_jsonl(folder / "prompts.jsonl", [{"prompt": sentence(rng, rng.randint(1, 5))} for _ in range(size)])
+    write_jsonl(folder / "text.jsonl", [{"text": sentence(rng, rng.randint(1, 20))} for _ in range(size)])
     return folder

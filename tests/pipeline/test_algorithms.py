@@ -1,0 +1,114 @@
+"""Other estimators, pretraining text, and the promise that the same seed gives the same run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rlhf_dist.algo.advantages import Episodes
+from tests.pipeline.conftest import Outcome, Workplace
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+GOLDEN = Path(__file__).parent / "golden_ppo.json"
+HF = ["rollout.backend=hf", "ppo.prompts_per_step=4"]
+PTX = [
+    "pretrain.path=data/text.jsonl",
+    "pretrain.max_tokens=24",
+    "pretrain.eval_count=4",
+    "ppo.pretrain_coef=2.0",
+    "ppo.pretrain_per_sample=1.5",
+    "actor.ema_decay=0.9",
+]
+
+
+def without_times(outcome: Outcome) -> list[dict[str, float]]:
+    """The lines of metrics.jsonl but for what a clock says."""
+    return [
+        {name: value for name, value in line.items() if not name.startswith(("time/", "throughput/"))}
+        for line in outcome.metrics
+    ]
+
+
+def rewards_to_go(episodes: Episodes) -> tuple:
+    """An estimator of a user's own."""
+    return episodes.rewards.clone(), None
+
+
+@pytest.fixture(scope="module")
+def ptx(place: Workplace) -> Outcome:
+    """PPO-ptx on one worker of each role, sampled by vLLM."""
+    return place.run("ppo", "ptx", *PTX)
+
+
+def test_two_runs_of_the_same_seed_are_equal_to_the_bit(place: Workplace, ptx: Outcome) -> None:
+    again = place.run("ppo", "again", *PTX)
+    assert without_times(again) == without_times(ptx)
+    assert (again.run / "samples.jsonl").read_text() == (ptx.run / "samples.jsonl").read_text()
+    for folder in ("model", "model_ema"):
+        ours, theirs = (run / folder / "model.safetensors" for run in (again.run, ptx.run))
+        assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_a_small_run_gives_the_numbers_it_always_gave(ptx: Outcome) -> None:
+    """A change of behaviour shows here. Where it is meant, the new numbers (printed below) go into golden_ppo.json."""
+    got = without_times(ptx)
+    wanted = json.loads(GOLDEN.read_text())
+    print(json.dumps(got, indent=1))
+    assert [line.keys() for line in got] == [line.keys() for line in wanted]
+    for ours, theirs in zip(got, wanted, strict=True):
+        for name, value in theirs.items():
+            if name != "rollout/logprob_gap":  # rounding, and nothing else
+                assert ours[name] == pytest.approx(value, rel=5e-3, abs=1e-3), (name, ours["step"])
+
+
+def test_ptx_reports_the_pretraining_loss_and_measures_it_held_out(ptx: Outcome) -> None:
+    assert all(line["loss/pretrain"] > 0 for line in ptx.metrics)
+    assert ptx.summary["after"]["pretrain_loss"] < ptx.summary["before"]["pretrain_loss"]
+    assert (ptx.run / "model_ema" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["ppo.advantage=grpo", "ppo.kl.place=loss", "ppo.kl.estimator=k3", "ppo.aggregation=sequence-mean"],
+        ["ppo.advantage=rloo", "ppo.rollout_correction=truncate", "rollout.top_p=0.9", "actor.layout=packed"],
+        ["ppo.advantage=reinforce++", "ppo.aggregation=constant", "ppo.rollout_correction=mask", "actor.layout=left"],
+        [f"ppo.advantage={__file__}:rewards_to_go", "ppo.clip_high=0.3"],
+    ],
+    ids=["grpo", "rloo", "reinforce++", "own-function"],
+)
+def test_critic_free_estimators_need_no_critic(place: Workplace, settings: list[str]) -> None:
+    outcome = place.run("ppo", "free", *HF, "rollout.samples_per_prompt=3", "ppo.minibatch_size=6", *settings)
+    assert not list((outcome.run / "logs").glob("critic-*"))
+    assert (outcome.run / "logs" / "actor-0.log").exists()
+    for line in outcome.metrics:
+        assert line["policy/grad_norm"] > 0
+        assert line["rollout/logprob_gap"] < 1e-4  # also where top-p narrowed the draw
+        assert "loss/value" not in line
+    if "ppo.kl.place=loss" in settings:
+        # What the reward holds is the score alone.
+        assert outcome.metrics[1]["reward/total_mean"] == pytest.approx(outcome.metrics[1]["reward/score_mean"])
+        assert outcome.metrics[1]["loss/kl"] > 0
+
+
+def test_a_reward_model_scores_its_demonstrations_zero_on_average(place: Workplace) -> None:
+    from rlhf_dist.config.schema import ModelConfig
+    from rlhf_dist.device import CPU
+    from rlhf_dist.models.language import load_scalar
+
+    outcome = place.run("reward", "centred", "training.max_steps=2", "data.demonstrations_path=data/sft.jsonl")
+    bias = outcome.summary["after"]["score_bias"]
+    assert bias != 0
+    assert load_scalar(ModelConfig(path=str(outcome.run / "model")), CPU).bias == pytest.approx(bias)
+
+
+def test_sft_with_a_share_of_pretraining_text_learns_both(place: Workplace) -> None:
+    outcome = place.run("sft", "mixed", "pretrain.path=data/text.jsonl", "sft.pretrain_share=0.5", "sft.max_steps=2")
+    alone = place.run("sft", "unmixed", "sft.max_steps=2")
+    ours, theirs = (
+        sum(line["throughput/tokens_per_s"] * line["time/step_s"] for line in o.metrics) for o in (outcome, alone)
+    )
+    assert ours > theirs  # more tokens a step
