@@ -163,7 +163,7 @@ def _arguments(model: ModelConfig, rollout: RolloutConfig, device: Device, tenso
         "generation_config": "vllm",  # else the model's own top-k, top-p and stop tokens would change the distribution
         # Of the whole vocabulary: "processed" ones are taken behind top-p and top-k, "raw" ones before the temperature,
         # and the configuration allows only one of the two to be other than plain.
-        "logprobs_mode": "raw_logprobs" if rollout.temperature == 1 else "processed_logprobs",
+        "logprobs_mode": "raw_logprobs" if _narrowed(rollout) else "processed_logprobs",
         "weight_transfer_config": WeightTransferConfig(backend=BACKEND),
         "use_tqdm_on_load": False,
         "disable_log_stats": True,
@@ -174,6 +174,10 @@ def _arguments(model: ModelConfig, rollout: RolloutConfig, device: Device, tenso
         # Of the host's memory this share would be asked for at the start, whoever else is using it; a size is not.
         arguments["kv_cache_memory_bytes"] = int(rollout.memory_gib * GIB)
     return arguments
+
+
+def _narrowed(rollout: RolloutConfig) -> bool:
+    return rollout.top_p < 1 or rollout.top_k > 0
 
 
 def _response(output: RequestOutput) -> Response:

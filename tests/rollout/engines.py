@@ -43,7 +43,7 @@ def reference_logprobs(folder, sequences, temperature):
     return torch.stack(values)
 
 
-def serve(connection, kind, folder):
+def serve(connection, kind, folder, rollout):
     """The process of a :class:`RemoteEngine`."""
     torch.set_num_threads(1)
     model = ModelConfig(path=str(folder))
@@ -52,7 +52,7 @@ def serve(connection, kind, folder):
     else:
         from rlhf_dist.rollout.hf_engine import HFEngine as Engine
     try:
-        engine = Engine(model, ROLLOUT, CPU, [EOS])
+        engine = Engine(model, rollout, CPU, [EOS])
         connection.send(("ready", None))
         while True:
             method, arguments = connection.recv()
@@ -66,10 +66,10 @@ def serve(connection, kind, folder):
 class RemoteEngine:
     """An engine in a process of its own, called by name."""
 
-    def __init__(self, kind, folder, environment):
+    def __init__(self, kind, folder, environment, rollout=ROLLOUT):
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(theirs, kind, folder), daemon=True)
+        self._process = context.Process(target=serve, args=(theirs, kind, folder, rollout), daemon=True)
         before = dict(os.environ)
         os.environ.update(environment)
         try:

@@ -1,5 +1,7 @@
 """Both engines, each in a process of its own, against transformers, before and after weights from another process."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -7,7 +9,7 @@ from rlhf_dist.device import CPU
 from rlhf_dist.rollout.protocol import SamplingOptions
 from rlhf_dist.rollout.vllm_engine import engine_env
 from rlhf_dist.types import Prompts
-from tests.rollout.engines import EOS, RemoteEngine, load, prompts, push, reference_logprobs, sender_to
+from tests.rollout.engines import EOS, ROLLOUT, RemoteEngine, load, prompts, push, reference_logprobs, sender_to
 from tests.tiny import write_model
 
 OPTIONS = SamplingOptions(temperature=0.8, max_tokens=20, seed=5)
@@ -116,3 +118,21 @@ def test_greedy_sampling_takes_the_likeliest_token(engine, sender, models):
         with torch.no_grad():
             logits = model(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
         assert logits.argmax(-1).tolist() == response
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["hf", "vllm"])
+def test_top_k_narrows_the_draw_and_leaves_the_log_probabilities_whole(kind, models):
+    """Else the trainer, which knows nothing of top-k and top-p, would see a gap that is none."""
+    rollout = replace(ROLLOUT, top_k=3, top_p=0.95)
+    remote = RemoteEngine(kind, models[0], {**engine_env(CPU), **CPU.worker_env(threads=1)}, rollout)
+    sequences = remote.call("generate", prompts(6), SamplingOptions(1.0, 20, 1, rollout.top_p, rollout.top_k))
+    remote.call("close")
+    remote.stop()
+    assert largest_gap(models[0], sequences, 1.0) < 1e-4
+    model = load(models[0])
+    for prompt, response in zip(sequences.prompt_lists(), sequences.response_lists(), strict=True):
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
+        for likeliest, token in zip(logits.topk(3).indices.tolist(), response, strict=True):
+            assert token in likeliest
