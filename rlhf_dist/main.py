@@ -7,15 +7,17 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rlhf_dist.config.load import config_yaml, load_config
-from rlhf_dist.config.resolve import resolve_ppo
+from rlhf_dist.config.resolve import MAIN_REWARD, resolve_ppo, reward_sources, uses_model
 from rlhf_dist.config.schema import (
     ClusterConfig,
     PPOConfig,
     RewardConfig,
+    RewardRole,
     RunConfig,
     SFTConfig,
     TextData,
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from rlhf_dist.controller.view import Column
     from rlhf_dist.data.pretraining import TextSampler
     from rlhf_dist.device import Device
+    from rlhf_dist.engine.text_reward import TextScorer
     from rlhf_dist.types import Demonstrations
 
 C = TypeVar("C")
@@ -335,8 +338,9 @@ def _ppo_data(config: PPOConfig) -> Any:
         prompts, held_out = prompts.split_off(data.eval_count)
     judge = load_function(config.judge) if config.judge is not None else None
     _estimator(config.ppo.advantage)
-    if config.reward.function is not None:
-        load_function(config.reward.function)  # its workers load it for themselves; a mistake in it shows here
+    for source in reward_sources(config).values():
+        if source.function is not None:
+            load_function(source.function)  # its workers load it for themselves; a mistake in it shows here
     sampler, text = None, None
     if config.pretrain.path is not None:
         samples = config.ppo.prompts_per_step * config.rollout.samples_per_prompt
@@ -349,14 +353,17 @@ def _ppo_data(config: PPOConfig) -> Any:
 def _ppo_resources(config: PPOConfig, device: Device) -> list[RoleResources]:
     from rlhf_dist.cluster.placement import role_resources
 
-    scorer = role_resources("reward", config.reward.num_workers, config.reward, device)
-    if config.reward.function is not None:  # a function needs no accelerator
-        scorer = replace(scorer, bundle={"CPU": scorer.bundle["CPU"]})
+    scorers = []
+    for name, source in reward_sources(config).items():
+        scorer = role_resources(_reward_role(name), source.num_workers, source, device)
+        if not uses_model(source):  # functions and endpoints need no accelerator
+            scorer = replace(scorer, bundle={"CPU": scorer.bundle["CPU"]})
+        scorers.append(scorer)
     critic = [role_resources("critic", config.critic.num_workers, config.critic, device)]
     return [
         role_resources("actor", config.actor.num_workers, config.actor, device),
         *(critic if config.ppo.use_critic else []),
-        scorer,
+        *scorers,
         role_resources("reference", config.reference.num_workers, config.reference, device),
         role_resources("rollout", config.rollout.num_engines, config.rollout, device),
     ]
@@ -383,7 +390,8 @@ def _ppo_roles(config: PPOConfig, workshop: _Workshop, stop_tokens: list[int]) -
         if critic is not None
         else []
     )
-    scorer = workshop.group("reward", {})
+    sources = reward_sources(config)
+    scorers = {name: workshop.group(_reward_role(name), {}) for name in sources}
     rollout = workshop.group("rollout", engine_env(device) if config.rollout.backend == "vllm" else {})
     wait_built(
         [
@@ -394,7 +402,7 @@ def _ppo_roles(config: PPOConfig, workshop: _Workshop, stop_tokens: list[int]) -
                 reference,
                 reference.build(ReferenceEngine, lambda _: (config.reference, device, temperature), collective=True),
             ),
-            (scorer, _build_reward(config, scorer)),
+            *((scorers[name], _build_reward(config, source, scorers[name])) for name, source in sources.items()),
         ],
         workshop.cluster.start_timeout_s,
     )
@@ -402,7 +410,7 @@ def _ppo_roles(config: PPOConfig, workshop: _Workshop, stop_tokens: list[int]) -
     return PPORoles(
         policy,
         roles.Critic(critic) if critic is not None else None,
-        (RewardSource("reward", 1.0, roles.Reward(scorer)),),
+        tuple(RewardSource(name, source.weight, roles.Reward(scorers[name])) for name, source in sources.items()),
         roles.Reference(reference),
         engines,
         WeightSync(policy, engines, config.weights),
@@ -410,18 +418,36 @@ def _ppo_roles(config: PPOConfig, workshop: _Workshop, stop_tokens: list[int]) -
     )
 
 
-def _build_reward(config: PPOConfig, group: WorkerGroup) -> list[Any]:
-    from rlhf_dist.engine.function_reward import FunctionReward
-    from rlhf_dist.engine.scalar import RewardEngine
+def _reward_role(name: str) -> str:
+    """What the workers of a source of reward are called."""
+    return "reward" if name == MAIN_REWARD else f"reward-{name}"
 
-    role, tokenizer = config.reward, config.actor.model.path
-    if role.function is not None:
-        return group.build(
-            FunctionReward,
-            lambda rank: (role.function, role.function_timeout_s, tokenizer, rank, group.size),
-            collective=False,
-        )
-    return group.build(RewardEngine, lambda _: (config.reward, group.device), collective=True)
+
+def _build_reward(config: PPOConfig, source: RewardRole, group: WorkerGroup) -> list[Any]:
+    from rlhf_dist.engine.scalar import RewardEngine
+    from rlhf_dist.engine.text_reward import TextReward
+
+    if uses_model(source):
+        return group.build(RewardEngine, lambda _: (source, group.device), collective=True)
+    scorer, tokenizer = partial(_text_scorer, source, _token(source)), config.actor.model.path
+    return group.build(
+        lambda *args: TextReward(scorer(), *args), lambda rank: (tokenizer, rank, group.size), collective=False
+    )
+
+
+def _token(source: RewardRole) -> str | None:
+    """Read here, as the workers' environment may be another, and Ray would show it to whoever looks."""
+    return None if source.endpoint_token_env is None else os.environ[source.endpoint_token_env].strip()
+
+
+def _text_scorer(source: RewardRole, token: str | None) -> TextScorer:
+    from rlhf_dist.engine.function_reward import FunctionScorer
+    from rlhf_dist.engine.http_reward import HTTPScorer
+
+    if source.function is not None:
+        return FunctionScorer(source.function, source.function_timeout_s)
+    assert source.endpoint is not None, "checked by validate"
+    return HTTPScorer(source.endpoint, source.endpoint_timeout_s, source.endpoint_retries, token)
 
 
 def _build_rollout(config: PPOConfig, group: WorkerGroup, stop_tokens: list[int]) -> list[Any]:

@@ -49,7 +49,7 @@ class WorkerGroup:
         self.logs = [str(log_dir / f"{name}.log") for name in self.worker_names]
         worker_env = device.worker_env(resources.threads) | env
         # Ray's dashboard and `ps` show an actor by its class: one named after the role tells which is which.
-        actor_class = ray.remote(type(role.capitalize(), (Worker,), {}))
+        actor_class = ray.remote(type("".join(part.capitalize() for part in role.split("-")), (Worker,), {}))
         self.workers = [
             actor_class.options(
                 name=f"{name}", runtime_env={"env_vars": worker_env}, **placement.options(role, rank)

@@ -89,6 +89,10 @@ def check_frozen(role: str, group: FrozenRole) -> None:
     _choice(f"{role}.zero_stage", group.zero_stage, (0, 3))
     if isinstance(group, RewardRole):
         _positive(f"{role}.function_timeout_s", group.function_timeout_s)
+        _positive(f"{role}.endpoint_timeout_s", group.endpoint_timeout_s)
+        check_count(f"{role}.endpoint_retries", group.endpoint_retries, 0)
+        if not math.isfinite(group.weight):
+            raise UserError(f"{role}.weight={group.weight}: expected a number")
 
 
 def check_rollout(rollout: RolloutConfig) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import shutil
 import textwrap
 from pathlib import Path
 from typing import Any
 
-from rlhf_dist.config.keys import Key, schema_keys, schema_sections
+from rlhf_dist.config.keys import Key, named_sections, schema_keys, schema_sections
 
 _TYPES = {int: "int", float: "float", bool: "bool", str: "text", list: "[float, ...]"}
 _WIDEST = 120  # columns
@@ -29,6 +30,10 @@ def help_text(kind: type, default_file: Path) -> str:
         lines += ["", f"{section}: {doc}"] if section else [""]
         for key in keys:
             lines += _entry(key, width)
+    for section, part in named_sections(kind).items():
+        known = ", ".join(field.name for field in dataclasses.fields(part))
+        text = f"{section}: further ones, each under a name of yours: {section}.NAME.KEY=VALUE (KEY: {known})"
+        lines += ["", *textwrap.wrap(text, width, subsequent_indent=" " * 6)]
     return "\n".join(lines)
 
 

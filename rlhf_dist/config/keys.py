@@ -10,6 +10,7 @@ import io
 import sys
 import tokenize
 import typing
+from collections.abc import Iterable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -47,14 +48,40 @@ class Key:
         return words[self.base] + (" or null" if self.optional else "")
 
 
-def schema_keys(kind: type) -> dict[str, Key]:
-    """All keys of the configuration class ``kind`` by their dotted names, in the schema's order."""
-    return {key.name: key for key in _walk(kind, "")}
+def schema_keys(kind: type, mentioned: Iterable[str] = ()) -> dict[str, Key]:
+    """All keys of the configuration class ``kind`` by their dotted names, in the schema's order.
+
+    Of a section whose parts the user names (:func:`named_sections`), those parts are there that one of the dotted
+    keys of ``mentioned`` stands in.
+    """
+    keys = {key.name: key for key in _walk(kind, "")}
+    for prefix, part in _named_parts(kind, mentioned):
+        keys |= {key.name: key for key in _walk(part, prefix)}
+    return keys
 
 
-def schema_sections(kind: type, prefix: str = "") -> dict[str, type]:
+def named_sections(kind: type) -> dict[str, type]:
+    """The sections of ``kind`` that hold parts under names of the user's, with the class of their parts."""
+    hints = typing.get_type_hints(kind)
+    return {name: typing.get_args(hint)[1] for name, hint in hints.items() if typing.get_origin(hint) is dict}
+
+
+def _named_parts(kind: type, mentioned: Iterable[str]) -> list[tuple[str, type]]:
+    """The dotted prefix and the class of each named part that ``mentioned`` keys stand in, each once."""
+    named = named_sections(kind)
+    found = {}
+    for key in mentioned:
+        section, name, *rest = [*key.split("."), ""][:3]
+        if section in named and name and rest != [""]:
+            found[f"{section}.{name}."] = named[section]
+    return list(found.items())
+
+
+def schema_sections(kind: type, prefix: str = "", mentioned: Iterable[str] = ()) -> dict[str, type]:
     """The sections of ``kind`` by their dotted names, nested ones included, in the schema's order."""
     found: dict[str, type] = {}
+    for part_prefix, part in _named_parts(kind, mentioned):
+        found |= schema_sections(part, part_prefix)
     for name, hint in typing.get_type_hints(kind).items():
         if dataclasses.is_dataclass(hint):
             found[prefix + name] = typing.cast(type, hint)
@@ -69,6 +96,8 @@ def _walk(kind: type, prefix: str) -> list[Key]:
         hint = hints[field.name]
         if dataclasses.is_dataclass(hint):
             keys += _walk(typing.cast(type, hint), f"{prefix}{field.name}.")
+            continue
+        if typing.get_origin(hint) is dict:
             continue
         base, optional = _leaf_type(hint)
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()

@@ -6,14 +6,14 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rlhf_dist.config.files import Setting, Value, parse_value, read_recipe
 from rlhf_dist.config.help import help_text
-from rlhf_dist.config.keys import Key, schema_keys, schema_sections
+from rlhf_dist.config.keys import Key, named_sections, schema_keys, schema_sections
 from rlhf_dist.config.suggest import did_you_mean, near_keys
 from rlhf_dist.errors import UserError
 
@@ -42,10 +42,11 @@ def load_config(kind: type[C], argv: Sequence[str], default_file: Path) -> C:
     if line.help:
         print(help_text(kind, default_file))
         raise SystemExit(0)
-    keys = schema_keys(kind)
     settings = read_recipe(Path(line.config) if line.config else default_file, (default_file.parent,))
+    mentioned = [setting.key for setting in settings] + [text.partition("=")[0] for text in line.overrides]
+    keys = schema_keys(kind, mentioned)
     settings += [_from_command_line(text, keys) for text in line.overrides]
-    return _build(kind, keys, settings)
+    return _build(kind, keys, schema_sections(kind, mentioned=mentioned), settings)
 
 
 def config_yaml(config: object) -> str:
@@ -94,23 +95,30 @@ def _from_command_line(text: str, keys: dict[str, Key]) -> Setting:
     return Setting(name, None if value == "null" else value, "")
 
 
-def _build(kind: type[C], keys: dict[str, Key], settings: list[Setting]) -> C:
+def _build(kind: type[C], keys: dict[str, Key], sections: dict[str, type], settings: list[Setting]) -> C:
     config = OmegaConf.structured(kind)
+    for section, part in named_sections(kind).items():
+        for name in {key.split(".")[1]: None for key in keys if key.startswith(f"{section}.")}:
+            config[section][name] = OmegaConf.structured(part)
     for setting in settings:
-        _apply(config, kind, keys, setting)
+        _apply(config, sections, keys, setting)
     missing = OmegaConf.missing_keys(config)
     for name in missing:  # to_object refuses what is missing, so it gets a value for the moment
         OmegaConf.update(config, name, "")
     result = OmegaConf.to_object(config)
     for name in missing:
-        *sections, leaf = name.split(".")
-        setattr(functools.reduce(getattr, sections, result), leaf, MISSING)
+        *above, leaf = name.split(".")
+        setattr(functools.reduce(_child, above, result), leaf, MISSING)
     return cast(C, result)
 
 
-def _apply(config: DictConfig, kind: type, keys: dict[str, Key], setting: Setting) -> None:
+def _child(node: Any, name: str) -> Any:
+    return node[name] if isinstance(node, dict) else getattr(node, name)
+
+
+def _apply(config: DictConfig, sections: dict[str, type], keys: dict[str, Key], setting: Setting) -> None:
     if setting.key not in keys:
-        _check_section(kind, keys, setting)
+        _check_section(sections, keys, setting)
         return
     key = keys[setting.key]
     value = None if setting.value == MISSING else setting.value
@@ -128,9 +136,9 @@ def _apply(config: DictConfig, kind: type, keys: dict[str, Key], setting: Settin
         raise UserError(f"{shown}: expected {key.expected}") from error
 
 
-def _check_section(kind: type, keys: dict[str, Key], setting: Setting) -> None:
+def _check_section(sections: dict[str, type], keys: dict[str, Key], setting: Setting) -> None:
     """Passes for an empty section of a file; an unknown key is a UserError."""
-    if setting.key not in schema_sections(kind):
+    if setting.key not in sections:
         raise UserError(f"{setting.where}unknown key {setting.key}{did_you_mean(near_keys(setting.key, keys))}")
     if setting.value is not None:
         inside = [name for name in keys if name.startswith(setting.key + ".")]

@@ -6,7 +6,7 @@ import copy
 
 from omegaconf import MISSING
 
-from rlhf_dist.config.schema import PPOConfig
+from rlhf_dist.config.schema import PPOConfig, RewardRole
 
 NEED_CRITIC = ("gae",)
 WHITENED = ("gae", "reinforce++")  # the others scale, or must not, by themselves
@@ -15,6 +15,19 @@ WHITENED = ("gae", "reinforce++")  # the others scale, or must not, by themselve
 def is_given(value: str | None) -> bool:
     """Whether a key without default has got a value."""
     return value is not None and value != MISSING
+
+
+MAIN_REWARD = "main"  # the section `reward`, among the names of the section `rewards`
+
+
+def reward_sources(config: PPOConfig) -> dict[str, RewardRole]:
+    """All sources of reward by name: :data:`MAIN_REWARD`, and those of `rewards`."""
+    return {MAIN_REWARD: config.reward, **config.rewards}
+
+
+def uses_model(source: RewardRole) -> bool:
+    """Whether a reward model scores, as opposed to a function or an endpoint."""
+    return source.function is None and source.endpoint is None
 
 
 def resolve_ppo(config: PPOConfig) -> PPOConfig:

@@ -79,10 +79,15 @@ class FrozenRole(ModelRole):
 
 @dataclass
 class RewardRole(FrozenRole):
-    """What scores a response: a reward model, or a function instead of it."""
+    """What scores a response: a reward model, a function or an HTTP endpoint."""
 
+    weight: float = 1.0  # of its score in the sum, where there are several (section rewards)
     function: Optional[str] = None  # "package.module:function" or "path/file.py:function"; replaces the model
     function_timeout_s: float = 60.0
+    endpoint: Optional[str] = None  # URL that is posted prompts and responses, and answers scores; replaces the model
+    endpoint_timeout_s: float = 60.0
+    endpoint_retries: int = 3  # tries after the first one, when it cannot be reached or is overloaded
+    endpoint_token_env: Optional[str] = None  # environment variable that holds the bearer token
 
 
 @dataclass
@@ -290,6 +295,7 @@ class PPOConfig:
     actor: TrainedRole = field(default_factory=TrainedRole)
     critic: TrainedRole = field(default_factory=TrainedRole)
     reward: RewardRole = field(default_factory=RewardRole)
+    rewards: dict[str, RewardRole] = field(default_factory=dict)  # further ones, by names of the user's
     reference: FrozenRole = field(default_factory=FrozenRole)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     weights: WeightsConfig = field(default_factory=WeightsConfig)

@@ -6,21 +6,24 @@ what must be on the disk.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from rlhf_dist import device
 from rlhf_dist.config import checks
 from rlhf_dist.config.keys import schema_keys
 from rlhf_dist.config.models import check_context, check_same_tokens
 from rlhf_dist.config.paths import check_data_path, check_model_path
-from rlhf_dist.config.resolve import is_given
+from rlhf_dist.config.resolve import MAIN_REWARD, is_given, reward_sources, uses_model
 from rlhf_dist.config.schema import (
     ComparisonData,
     DemonstrationData,
     PPOConfig,
     PromptData,
     RewardConfig,
+    RewardRole,
     RunConfig,
     SFTConfig,
     TextData,
@@ -29,6 +32,8 @@ from rlhf_dist.errors import UserError
 
 _FUNCTION = re.compile(r".+:[^\W\d]\w*(\.[^\W\d]\w*)*")  # "module:name" or "file.py:name"
 _CPU_BLOCK = 32  # vLLM's attention on CPU wants whole blocks of this many tokens
+_SOURCE_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_TAKEN_NAMES = (MAIN_REWARD, "score", "total")  # of metrics
 _GROUPED = ("grpo", "rloo")
 _CHECKPOINTS = "checkpoints/step-*"
 
@@ -43,19 +48,18 @@ def validate_ppo(config: PPOConfig, check_paths: bool = True) -> None:
     Raises:
         UserError: the first thing that is wrong.
     """
-    _require(config, {"reward.model.path"} if config.reward.function is not None else set())
+    _require(config, set() if uses_model(config.reward) else {"reward.model.path"})
     checks.check_text(config.pretrain)
     checks.check_run(config.run)
     checks.check_cluster(config.cluster)
     checks.check_count("data.eval_count", config.data.eval_count)
     checks.check_trained("actor", config.actor)
     checks.check_trained("critic", config.critic)
-    checks.check_frozen("reward", config.reward)
     checks.check_frozen("reference", config.reference)
     checks.check_rollout(config.rollout)
     checks.check_weights(config.weights)
     checks.check_ppo(config.ppo)
-    _check_reward(config)
+    _check_rewards(config)
     _check_function("judge", config.judge)
     _check_batches(config)
     _check_algorithm(config)
@@ -108,13 +112,55 @@ def _require(config: object, except_for: set[str]) -> None:
             raise UserError(f"{name} is not set{what}: give {name}=VALUE, or set it in the recipe")
 
 
-def _check_reward(config: PPOConfig) -> None:
-    function, path = config.reward.function, config.reward.model.path
-    if function is not None and is_given(path):
-        raise UserError(
-            f"reward.function={function} and reward.model.path={path} are both given: set one of them to null"
-        )
-    _check_function("reward.function", function)
+def _sources(config: PPOConfig) -> list[tuple[str, RewardRole]]:
+    """The sources of reward with the dotted key of each one's section."""
+    sources = reward_sources(config).items()
+    return [("reward" if name == MAIN_REWARD else f"rewards.{name}", source) for name, source in sources]
+
+
+def _check_rewards(config: PPOConfig) -> None:
+    for name in config.rewards:
+        if _SOURCE_NAME.fullmatch(name) is None or name in _TAKEN_NAMES:
+            raise UserError(
+                f"rewards.{name}: the name must be of lower-case letters, digits and underscores, and none of "
+                f"{', '.join(_TAKEN_NAMES)}"
+            )
+    for key, source in _sources(config):
+        checks.check_frozen(key, source)
+        _check_source(key, source)
+
+
+def _check_source(key: str, source: RewardRole) -> None:
+    given = {f"{key}.function": source.function, f"{key}.endpoint": source.endpoint}
+    if is_given(source.model.path):
+        given[f"{key}.model.path"] = source.model.path
+    named = {name: value for name, value in given.items() if value is not None}
+    if len(named) > 1:
+        both = " and ".join(f"{name}={value}" for name, value in named.items())
+        raise UserError(f"{both} are both given: set one of them to null")
+    if not named:
+        raise UserError(f"{key}: nothing scores: set {key}.model.path, {key}.function or {key}.endpoint")
+    _check_function(f"{key}.function", source.function)
+    if source.endpoint is not None:
+        _check_endpoint(key, source.endpoint, source.endpoint_token_env)
+
+
+def _check_endpoint(key: str, endpoint: str, token_env: str | None) -> None:
+    try:
+        parts = urlsplit(endpoint)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise UserError(f"{key}.endpoint: {error}: expected an http or https URL") from error
+    if parts.scheme not in ("http", "https") or not host:
+        raise UserError(f"{key}.endpoint={endpoint}: expected an http or https URL")
+    if parts.username is not None:
+        raise UserError(f"{key}.endpoint: a name or password in the URL would be shown: use {key}.endpoint_token_env")
+    if token_env is None:
+        return
+    if not os.environ.get(token_env, "").strip():
+        raise UserError(f"{key}.endpoint_token_env={token_env}: that environment variable is not set")
+    if parts.scheme == "http" and host not in ("localhost", "127.0.0.1", "::1"):
+        raise UserError(f"{key}.endpoint: a token would go to {host} unencrypted: use https")
 
 
 def _check_function(name: str, spec: str | None) -> None:
@@ -183,8 +229,7 @@ def _check_ppo_models(config: PPOConfig) -> None:
     if config.ppo.use_critic:
         models["critic"] = config.critic.model
     paths = {f"{role}.model.path": model.path for role, model in models.items()}
-    if config.reward.function is None:
-        paths["reward.model.path"] = config.reward.model.path
+    paths |= {f"{key}.model.path": source.model.path for key, source in _sources(config) if uses_model(source)}
     limits = {
         "rollout.max_prompt_tokens": config.rollout.max_prompt_tokens,
         "rollout.max_response_tokens": config.rollout.max_response_tokens,

@@ -2,69 +2,55 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 
-import torch
-from torch import Tensor
-
 from rlhf_dist.data.functions import load_function
-from rlhf_dist.data.tokenizer import load_tokenizer
+from rlhf_dist.engine.text_reward import sample_text
 from rlhf_dist.errors import RunError
-from rlhf_dist.models.layout import balanced_shards
-from rlhf_dist.types import Sequences
 
 
-class FunctionReward:
-    """One worker's share of the scoring by ``function(prompts: list[str], responses: list[str]) -> list[float]``.
+class FunctionScorer:
+    """Scores by ``function(prompts: list[str], responses: list[str]) -> list[float]``.
 
     Args:
         function: "package.module:function" or "path/file.py:function".
         timeout_s: seconds that one call may take.
-        tokenizer_path: turns tokens back into the texts that the function gets, special tokens left out.
-        rank: this worker's.
-        world: number of workers.
     """
 
-    def __init__(self, function: str, timeout_s: float, tokenizer_path: str, rank: int, world: int) -> None:
-        self.name, self.function, self.timeout_s = function, load_function(function), timeout_s
-        self.thread = ThreadPoolExecutor(1)
-        self.tokenizer = load_tokenizer(tokenizer_path)
-        self.rank, self.world = rank, world
+    def __init__(self, function: str, timeout_s: float) -> None:
+        self.name, self.timeout_s = f"reward function {function}", timeout_s
+        self._function = load_function(function)
+        self._thread = ThreadPoolExecutor(1)
 
-    def scores(self, sequences: Sequences) -> Tensor:
-        """This worker's rows' scores, float32.
+    def score(self, prompts: list[str], responses: list[str]) -> Sequence[object]:
+        """What the function gives.
 
         Raises:
-            RunError: the function gave another number of scores, or one that is not finite; the text shows which.
+            RunError: it failed or took too long; where one sample alone makes it fail, that one is named.
         """
-        mine = sequences.select(balanced_shards(sequences.lengths, self.world)[self.rank])
-        if len(mine) == 0:
-            return torch.zeros(0)
-        decode = self.tokenizer.batch_decode
-        prompts = decode(mine.prompt_lists(), skip_special_tokens=True)
-        responses = decode(mine.response_lists(), skip_special_tokens=True)
-        scores = self._ask(prompts, responses)
-        if len(scores) != len(responses):
-            raise RunError(f"reward function {self.name} gave {len(scores)} scores for {len(responses)} responses")
-        for score, response in zip(scores, responses, strict=True):
-            if not math.isfinite(score):
-                raise RunError(f"reward function {self.name} gave {score} for the response {response!r}")
-        return torch.tensor(scores)
-
-    def _ask(self, prompts: list[str], responses: list[str]) -> list[float]:
-        asked = self.thread.submit(self.function, prompts, responses)
         try:
-            return [float(score) for score in asked.result(self.timeout_s)]
+            return self._call(prompts, responses)
         except FutureTimeout as error:
             raise RunError(
-                f"reward function {self.name} gave no scores of {len(responses)} responses within {self.timeout_s:g} s "
-                "(reward.function_timeout_s)"
+                f"{self.name} gave no scores of {len(responses)} responses within {self.timeout_s:g} s "
+                f"(function_timeout_s), the first of them to {sample_text(prompts[0], responses[0])}"
             ) from error
-        except Exception as error:
-            first = f"{responses[0][:80]!r}"
+        except Exception as error:  # the user's code may raise anything
+            at = self._culprit(prompts, responses)
             raise RunError(
-                f"reward function {self.name} failed on {len(responses)} responses, the first of them {first}: "
-                f"{type(error).__name__}: {error}"
+                f"{self.name} failed on {sample_text(prompts[at], responses[at])}: {type(error).__name__}: {error}"
             ) from error
+
+    def _call(self, prompts: list[str], responses: list[str]) -> Sequence[object]:
+        return list(self._thread.submit(self._function, prompts, responses).result(self.timeout_s))
+
+    def _culprit(self, prompts: list[str], responses: list[str]) -> int:
+        """The first sample that makes the function fail by itself, or the first one where none does."""
+        for at, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+            try:
+                self._call([prompt], [response])
+            except Exception:
+                return at
+        return 0

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -105,3 +109,43 @@ def test_sft_with_a_share_of_pretraining_text_learns_both(place: Workplace) -> N
     mixed = place.run("sft", "mixed", *text, "sft.max_steps=1").summary
     alone = place.run("sft", "unmixed", "sft.max_steps=1").summary
     assert mixed["tokens"] > alone["tokens"]  # 4 examples of text beside 8 demonstrations
+
+
+def test_the_reward_is_the_weighted_sum_of_its_sources(place: Workplace) -> None:
+    (place.root / "own_rewards.py").write_text(
+        "def long(prompts, responses):\n    return [float(len(response)) for response in responses]\n"
+    )
+    settings = ["rewards.long.function=own_rewards.py:long", "rewards.long.weight=-0.25", "reward.weight=2.0"]
+    with endpoint() as url:
+        settings += [f"rewards.remote.endpoint={url}", "rewards.remote.weight=3.0", "rewards.long.num_workers=2"]
+        outcome = place.run("ppo", "sources", *HF, "ppo.steps=1", *settings)
+    (line,) = outcome.metrics
+    wanted = 2.0 * line["reward/main_mean"] - 0.25 * line["reward/long_mean"] + 3.0 * line["reward/remote_mean"]
+    assert line["reward/score_mean"] == pytest.approx(wanted, rel=1e-5)
+    assert line["reward/remote_mean"] == pytest.approx(0.5)
+    assert line["reward/long_mean"] > 0
+    assert sorted(log.stem for log in (outcome.run / "logs").glob("reward*.log")) == [
+        "reward-0",
+        "reward-long-0",
+        "reward-long-1",
+        "reward-remote-0",
+    ]
+
+
+@contextmanager
+def endpoint() -> Iterator[str]:
+    """A real HTTP endpoint on loopback, which scores everything 0.5."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            text = json.dumps({"scores": [0.5] * len(asked["responses"])}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/score"
+    server.shutdown()

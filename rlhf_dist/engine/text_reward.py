@@ -1,0 +1,92 @@
+"""Rewards that read texts: what a function and an endpoint share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from rlhf_dist.data.tokenizer import load_tokenizer
+from rlhf_dist.errors import RunError
+from rlhf_dist.models.layout import balanced_shards
+from rlhf_dist.types import Sequences
+
+_SHOWN = 120  # characters of a prompt or response in a message
+
+
+class TextScorer(Protocol):
+    """Scores responses to prompts, both as texts."""
+
+    name: str
+
+    def score(self, prompts: list[str], responses: list[str]) -> Sequence[object]:
+        """One score a response, in order. RunError where it cannot be had."""
+        ...
+
+
+class TextReward:
+    """One worker's share of the scoring by a :class:`TextScorer`.
+
+    Args:
+        scorer: who scores.
+        tokenizer_path: turns tokens back into texts, special tokens left out.
+        rank: this worker's.
+        world: number of workers.
+    """
+
+    def __init__(self, scorer: TextScorer, tokenizer_path: str, rank: int, world: int) -> None:
+        self.scorer, self.tokenizer = scorer, load_tokenizer(tokenizer_path)
+        self.rank, self.world = rank, world
+
+    def scores(self, sequences: Sequences) -> Tensor:
+        """This worker's rows' scores, float32.
+
+        Raises:
+            RunError: the scorer failed, gave another number of scores, or one that is no finite number; the text
+                names the scorer and the sample.
+        """
+        mine = sequences.select(balanced_shards(sequences.lengths, self.world)[self.rank])
+        if len(mine) == 0:
+            return torch.zeros(0)
+        decode = self.tokenizer.batch_decode
+        prompts = decode(mine.prompt_lists(), skip_special_tokens=True)
+        responses = decode(mine.response_lists(), skip_special_tokens=True)
+        return torch.tensor(check_scores(self.scorer, prompts, responses))
+
+
+def check_scores(scorer: TextScorer, prompts: list[str], responses: list[str]) -> list[float]:
+    """The scorer's answer as finite floats, one a response. RunError as in :meth:`TextReward.scores`."""
+    scores = list(scorer.score(prompts, responses))
+    if len(scores) != len(responses):
+        raise RunError(
+            f"{scorer.name} gave {len(scores)} scores for {len(responses)} responses, the first of them to "
+            f"{sample_text(prompts[0], responses[0])}"
+        )
+    checked = []
+    for score, prompt, response in zip(scores, prompts, responses, strict=True):
+        number = _number(score)
+        if number is None or not math.isfinite(number):
+            raise RunError(f"{scorer.name} gave {score!r} for {sample_text(prompt, response)}: expected a number")
+        checked.append(number)
+    return checked
+
+
+def sample_text(prompt: str, response: str) -> str:
+    """A sample as a message shows it."""
+    return f"prompt {_short(prompt)}, response {_short(response)}"
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "...")
+
+
+def _number(score: object) -> float | None:
+    if isinstance(score, bool | str):
+        return None
+    try:
+        return float(score)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None

@@ -1,0 +1,80 @@
+"""Several sources of reward: the section whose parts the user names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from omegaconf import MISSING
+
+from rlhf_dist.config.load import config_yaml, load_config
+from rlhf_dist.config.resolve import resolve_ppo
+from rlhf_dist.config.schema import PPOConfig
+from rlhf_dist.config.validate import validate_ppo
+from rlhf_dist.errors import UserError
+
+NEEDED = ["run.name=r", "data.path=d.jsonl", "actor.model.path=m", "reward.model.path=w"]
+
+
+def load(tmp_path: Path, *settings: str, recipe: str = "{}\n") -> PPOConfig:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(recipe)
+    config = resolve_ppo(load_config(PPOConfig, [*NEEDED, *settings], file))
+    validate_ppo(config, check_paths=False)
+    return config
+
+
+def refusal(tmp_path: Path, *settings: str, recipe: str = "{}\n") -> str:
+    with pytest.raises(UserError) as caught:
+        load(tmp_path, *settings, recipe=recipe)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_sources_come_from_the_recipe_and_from_the_command_line(tmp_path: Path) -> None:
+    recipe = "rewards:\n  polite:\n    function: a.b:f\n    weight: 0.5\n"
+    config = load(tmp_path, "rewards.safe.model.path=s", "rewards.polite.weight=0.25", recipe=recipe)
+    assert list(config.rewards) == ["polite", "safe"]
+    assert (config.rewards["polite"].function, config.rewards["polite"].weight) == ("a.b:f", 0.25)
+    assert config.rewards["polite"].model.path == MISSING
+    assert config.rewards["safe"].model.path == "s"
+    assert config.rewards["safe"].micro_batch_tokens == config.reward.micro_batch_tokens
+
+
+def test_the_configuration_of_a_run_reads_back_as_it_was(tmp_path: Path) -> None:
+    config = load(tmp_path, "rewards.polite.function=a.b:f")
+    file = tmp_path / "again.yaml"
+    file.write_text(config_yaml(config))
+    assert load_config(PPOConfig, ["--config", str(file)], file) == config
+
+
+@pytest.mark.parametrize(
+    "setting,said",
+    [
+        ("rewards.polite.wieght=1", "unknown key rewards.polite.wieght (did you mean rewards.polite.weight"),
+        ("rewards.polite.weight=much", "rewards.polite.weight=much: expected a number"),
+        ("rewards.polite=3", "rewards.polite"),
+        ("rewards.polite.weight=2", "rewards.polite: nothing scores: set rewards.polite.model.path, "),
+        ("rewards.Polite.function=a:b", "rewards.Polite: the name must be of lower-case letters"),
+        ("rewards.total.function=a:b", "rewards.total: the name must be"),
+        ("rewards.polite.endpoint=ftp://x/y", "rewards.polite.endpoint=ftp://x/y: expected an http or https URL"),
+        ("rewards.polite.endpoint=https://me:word@x/", "a name or password in the URL would be shown"),
+        ("reward.endpoint=http://x/", "reward.endpoint=http://x/ and reward.model.path=w are both given"),
+    ],
+)
+def test_a_mistake_in_a_source_is_one_line_with_its_key(tmp_path: Path, setting: str, said: str) -> None:
+    assert said in refusal(tmp_path, setting)
+
+
+def test_a_token_must_be_there_and_does_not_go_over_the_network_unencrypted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ["rewards.far.endpoint=http://far.example/score", "rewards.far.endpoint_token_env=REWARD_TOKEN"]
+    monkeypatch.delenv("REWARD_TOKEN", raising=False)
+    assert "REWARD_TOKEN: that environment variable is not set" in refusal(tmp_path, *settings)
+    monkeypatch.setenv("REWARD_TOKEN", "s3cret")
+    said = refusal(tmp_path, *settings)
+    assert "far.example unencrypted: use https" in said
+    assert "s3cret" not in said
+    load(tmp_path, "rewards.far.endpoint=https://far.example/score", settings[1])
+    load(tmp_path, "rewards.near.endpoint=http://127.0.0.1:9/", "rewards.near.endpoint_token_env=REWARD_TOKEN")
