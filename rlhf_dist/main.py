@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rlhf_dist.config.load import config_yaml, load_config
-from rlhf_dist.config.resolve import MAIN_REWARD, resolve_ppo, reward_sources, uses_model
+from rlhf_dist.config.resolve import MAIN_REWARD, resolve_dpo, resolve_ppo, reward_sources, uses_model
 from rlhf_dist.config.schema import (
     ClusterConfig,
+    ComparisonData,
+    DPOConfig,
     PPOConfig,
     RewardConfig,
     RewardRole,
@@ -22,7 +24,7 @@ from rlhf_dist.config.schema import (
     SFTConfig,
     TextData,
 )
-from rlhf_dist.config.validate import validate_ppo, validate_reward, validate_sft
+from rlhf_dist.config.validate import validate_dpo, validate_ppo, validate_reward, validate_sft
 from rlhf_dist.controller.rundir import RunDir, write_text_atomic
 from rlhf_dist.errors import ClusterError, RunError, StoppedByUser, UserError
 
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from rlhf_dist.data.pretraining import TextSampler
     from rlhf_dist.device import Device
     from rlhf_dist.engine.text_reward import TextScorer
-    from rlhf_dist.types import Demonstrations
+    from rlhf_dist.types import Comparisons, Demonstrations
 
 C = TypeVar("C")
 
@@ -57,6 +59,11 @@ def sft(argv: Sequence[str], default_config: Path) -> int:
 def reward(argv: Sequence[str], default_config: Path) -> int:
     """`launch/reward_llama.py`. Returns the exit code."""
     return _guarded(lambda: _run_reward(load_config(RewardConfig, argv, default_config)))
+
+
+def dpo(argv: Sequence[str], default_config: Path) -> int:
+    """`launch/dpo_llama.py`. Returns the exit code."""
+    return _guarded(lambda: _run_dpo(load_config(DPOConfig, argv, default_config)))
 
 
 def _guarded(job: Callable[[], None]) -> int:
@@ -249,23 +256,16 @@ def _run_reward(config: RewardConfig) -> None:
     from rlhf_dist.controller.loop import run_job
     from rlhf_dist.controller.reward_model import RewardData, RewardJob, reward_steps
     from rlhf_dist.controller.view import REWARD_COLUMNS
-    from rlhf_dist.data.comparisons import load_comparisons
     from rlhf_dist.data.demonstrations import load_demonstrations
     from rlhf_dist.data.tokenizer import load_tokenizer
     from rlhf_dist.device import resolve
     from rlhf_dist.engine.scalar import RewardTrainerEngine
-    from rlhf_dist.types import Comparisons
 
     device, data = resolve(config.run.device), config.data
     model = config.reward.model
     tokenizer = load_tokenizer(model.path, model.trust_remote_code)
 
-    def load(path: str, split: str) -> Comparisons:
-        return load_comparisons(path, split, tokenizer, data.max_tokens, data.truncate)
-
-    train, held_out = _with_held_out(load, data)
-    if data.extra_path is not None:
-        train = Comparisons.cat([train, load(data.extra_path, data.split)])
+    train, held_out = _comparisons(data, tokenizer)
     demonstrations = None
     if data.demonstrations_path is not None:
         demonstrations = load_demonstrations(
@@ -282,6 +282,63 @@ def _run_reward(config: RewardConfig) -> None:
         role = RewardTrainer(_build_one(workshop, "reward", RewardTrainerEngine, (config.reward, device, steps)))
         desk = make_desk(workshop)
         summary = run_job(RewardJob(config, role, rankings, desk), desk)
+    _finish(directory, summary)
+
+
+def _comparisons(data: ComparisonData, tokenizer: PreTrainedTokenizerBase) -> tuple[Comparisons, Comparisons]:
+    """Rankings to learn from, further ones included, and held-out ones."""
+    from rlhf_dist.data.comparisons import load_comparisons
+    from rlhf_dist.types import Comparisons
+
+    def load(path: str, split: str) -> Comparisons:
+        return load_comparisons(path, split, tokenizer, data.max_tokens, data.truncate)
+
+    train, held_out = _with_held_out(load, data)
+    if data.extra_path is not None:
+        train = Comparisons.cat([train, load(data.extra_path, data.split)])
+    return train, held_out
+
+
+# --- DPO ----------------------------------------------------------------------------------------------------------
+
+
+def _run_dpo(config: DPOConfig) -> None:
+    config = resolve_dpo(config)
+    validate_dpo(config)
+    from rlhf_dist.cluster.group import wait_built
+    from rlhf_dist.cluster.placement import role_resources
+    from rlhf_dist.cluster.roles import Actor, Reference
+    from rlhf_dist.controller.dpo import DPOData, DPOJob, dpo_steps
+    from rlhf_dist.controller.loop import run_job
+    from rlhf_dist.controller.view import DPO_COLUMNS
+    from rlhf_dist.data.tokenizer import load_tokenizer
+    from rlhf_dist.device import resolve
+    from rlhf_dist.engine.policy import ActorEngine, ReferenceEngine
+
+    device, model = resolve(config.run.device), config.actor.model
+    train, held_out = _comparisons(config.data, load_tokenizer(model.path, model.trust_remote_code))
+    steps = dpo_steps(config, len(train))
+    directory = _open_run(config.run, config)
+    resources = [
+        role_resources("actor", config.actor.num_workers, config.actor, device),
+        role_resources("reference", config.reference.num_workers, config.reference, device),
+    ]
+    with (
+        _desk(config.run, config.cluster, directory, "DPO", DPO_COLUMNS, steps) as make_desk,
+        _workshop(config.run, config.cluster, device, directory, resources) as workshop,
+    ):
+        actor, reference = workshop.group("actor", {}), workshop.group("reference", {})
+        actor_args, reference_args = (config.actor, device, 1.0, steps), (config.reference, device, 1.0)
+        wait_built(
+            [
+                (actor, actor.build(ActorEngine, lambda _: actor_args, collective=True)),
+                (reference, reference.build(ReferenceEngine, lambda _: reference_args, collective=True)),
+            ],
+            workshop.cluster.start_timeout_s,
+        )
+        desk = make_desk(workshop)
+        data = DPOData(train, held_out, model.path)
+        summary = run_job(DPOJob(config, Actor(actor), Reference(reference), data, desk), desk)
     _finish(directory, summary)
 
 

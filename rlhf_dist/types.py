@@ -348,6 +348,7 @@ class Comparisons(Ragged):
     Attributes:
         tokens: ``[T]`` int64, the sequences (prompt and answer) of all rows one after another.
         token_counts: ``[N]`` int64, tokens of each of the N answers (with its prompt).
+        prompt_counts: ``[N]`` int64, how many of them are the prompt's.
         ranks: ``[N]`` int64, 1 is best, equal ranks are a tie.
         answers: ``[B]`` int64, K of each row; sums to N.
         tokens_per_row: ``[B]`` int64, tokens of each row.
@@ -355,6 +356,7 @@ class Comparisons(Ragged):
 
     tokens: Tensor
     token_counts: Tensor
+    prompt_counts: Tensor
     ranks: Tensor
     answers: Tensor
     tokens_per_row: Tensor
@@ -362,6 +364,7 @@ class Comparisons(Ragged):
     _layout: ClassVar = {
         "tokens": "tokens_per_row",
         "token_counts": "answers",
+        "prompt_counts": "answers",
         "ranks": "answers",
         "answers": "row",
         "tokens_per_row": "row",
@@ -370,12 +373,39 @@ class Comparisons(Ragged):
     def __post_init__(self) -> None:
         answers = int(self.answers.sum())
         _check("token_counts", self.token_counts, answers)
+        _check("prompt_counts", self.prompt_counts, answers)
         _check("ranks", self.ranks, answers)
         _check("tokens_per_row", self.tokens_per_row, self.answers.numel())
         _check("tokens", self.tokens, int(self.token_counts.sum()))
 
     def __len__(self) -> int:
         return self.answers.numel()
+
+
+@dataclass(frozen=True)
+class PreferenceBatch(Ragged):
+    """Rankings with what the reference says of the answers: what DPO learns from.
+
+    Attributes:
+        comparisons: the rankings.
+        ref_logprobs: ``[N]`` float32, nats, the reference's log-probability of each whole answer.
+    """
+
+    comparisons: Comparisons
+    ref_logprobs: Tensor
+
+    _layout: ClassVar = {"ref_logprobs": "answers"}
+
+    def __post_init__(self) -> None:
+        _check("ref_logprobs", self.ref_logprobs, int(self.answers.sum()))
+
+    def __len__(self) -> int:
+        return len(self.comparisons)
+
+    @property
+    def answers(self) -> Tensor:
+        """``[B]`` int64, K of each row."""
+        return self.comparisons.answers
 
 
 @dataclass(frozen=True)
@@ -456,6 +486,27 @@ class RankingStats:
 
     loss: float
     accuracy: float
+    grad_norm: float
+    lr: float
+    tokens: int
+
+
+@dataclass(frozen=True)
+class PreferenceStats:
+    """What one optimizer step of DPO reports.
+
+    Attributes:
+        loss: nats, mean over prompts of the mean over their pairs.
+        accuracy: share of pairs whose implicit rewards are ranked right, before the step.
+        margin: mean over pairs of the better answer's implicit reward less the worse one's.
+        grad_norm: global gradient norm before clipping.
+        lr: learning rate of the step.
+        tokens: tokens of the step's batch.
+    """
+
+    loss: float
+    accuracy: float
+    margin: float
     grad_norm: float
     lr: float
     tokens: int

@@ -13,6 +13,7 @@ from rlhf_dist.types import (
     Demonstrations,
     Experience,
     PolicyBatch,
+    PreferenceBatch,
     Prompts,
     Ragged,
     Sequences,
@@ -85,13 +86,20 @@ def make_comparisons(sizes: list[tuple[int, int]]) -> Comparisons:
     return Comparisons(
         tokens=numbered(sum(flat)),
         token_counts=ints(flat),
+        prompt_counts=ints([p + 1 for p, r in sizes for _ in range(r)]),
         ranks=ints([k for row in counts for k in range(1, len(row) + 1)]),
         answers=ints([len(row) for row in counts]),
         tokens_per_row=ints([sum(row) for row in counts]),
     )
 
 
+def make_preferences(sizes: list[tuple[int, int]]) -> PreferenceBatch:
+    comparisons = make_comparisons(sizes)
+    return PreferenceBatch(comparisons, numbered(int(comparisons.answers.sum())).float())
+
+
 MAKERS = [
+    make_preferences,
     make_prompts,
     make_sequences,
     make_experience,
@@ -183,4 +191,4 @@ def test_a_tensor_of_the_wrong_size_is_refused() -> None:
     with pytest.raises(ValueError, match=r"tokens has shape \[3\], expected \[2\]"):
         Prompts(numbered(3), ints([2]), ints([0]), ints([0]))
     with pytest.raises(ValueError, match="ranks has shape"):
-        Comparisons(numbered(2), ints([1, 1]), ints([1]), ints([2]), ints([2]))
+        Comparisons(numbered(2), ints([1, 1]), ints([0, 0]), ints([1]), ints([2]), ints([2]))

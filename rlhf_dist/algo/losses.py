@@ -119,3 +119,32 @@ def ranking_loss(scores: Tensor, ranks: Tensor, answers: Tensor) -> tuple[Tensor
     counts = torch.bincount(rows, minlength=answers.numel()).clamp(min=1)
     zeros = torch.zeros(answers.numel(), dtype=scores.dtype, device=scores.device)
     return zeros.index_add(0, rows, -F.logsigmoid(margins)) / counts, margins > 0
+
+
+def dpo_loss(
+    logprobs: Tensor, ref_logprobs: Tensor, ranks: Tensor, answers: Tensor, beta: float, label_smoothing: float
+) -> tuple[Tensor, Tensor]:
+    """Direct preference optimization (arXiv 2305.18290, eq. 7) on K-way rankings.
+
+    An answer's implicit reward is beta * log(pi / pi_ref). The loss of a prompt is the mean over its pairs of -log
+    sigmoid(better - worse), with ``label_smoothing`` the share of pairs taken to be labelled the wrong way round. With
+    K = 2 it is the paper's. Ties are dropped.
+
+    Args:
+        logprobs: ``[N]`` float32, nats, the policy's of each whole answer; carries the gradient.
+        ref_logprobs: ``[N]`` float32, nats, the reference's.
+        ranks: ``[N]`` int64, 1 is best.
+        answers: ``[B]`` int64, K of each row; sums to N.
+        beta: strength of the tie to the reference.
+        label_smoothing: 0 to 0.5.
+
+    Returns:
+        loss ``[B]`` (nats; 0 for a row without pairs), and the margin of each pair's implicit rewards ``[P]``.
+    """
+    better, worse, rows = (part.to(logprobs.device) for part in ranked_pairs(ranks.cpu(), answers.cpu()))
+    rewards = beta * (logprobs - ref_logprobs)
+    margins = rewards[better] - rewards[worse]
+    losses = -(1 - label_smoothing) * F.logsigmoid(margins) - label_smoothing * F.logsigmoid(-margins)
+    counts = torch.bincount(rows, minlength=answers.numel()).clamp(min=1)
+    zeros = torch.zeros(answers.numel(), dtype=logprobs.dtype, device=logprobs.device)
+    return zeros.index_add(0, rows, losses) / counts, margins

@@ -19,6 +19,8 @@ from rlhf_dist.types import (
     Demonstrations,
     LanguageStats,
     PolicyBatch,
+    PreferenceBatch,
+    PreferenceStats,
     Prompts,
     RankingStats,
     Sequences,
@@ -68,6 +70,10 @@ class LogprobsRole(Role):
         """``[R]`` float32, nats, of the response tokens."""
         return self._scatter("logprobs", sequences, sequences.lengths, sequences.response_lengths)
 
+    def answer_logprobs(self, batch: Comparisons) -> Call[Tensor]:
+        """``[N]`` float32, nats, of whole answers."""
+        return self._scatter("answer_logprobs", batch, batch.tokens_per_row, batch.answers)
+
 
 class Reference(LogprobsRole):
     """The frozen policy from which the KL is measured."""
@@ -89,6 +95,10 @@ class Actor(LogprobsRole, TrainedModel):
     def fit(self, batch: Demonstrations, pretrain: Demonstrations | None) -> Call[LanguageStats]:
         """One optimizer step of SFT."""
         return self._everyone("fit", batch, pretrain)
+
+    def prefer(self, batch: PreferenceBatch, beta: float, label_smoothing: float) -> Call[PreferenceStats]:
+        """One optimizer step of DPO."""
+        return self._everyone("prefer", batch, beta, label_smoothing)
 
     def token_losses(self, batch: Demonstrations) -> Call[Tensor]:
         """``[R]`` float32, nats, cross-entropy of the response tokens."""

@@ -13,6 +13,7 @@ from rlhf_dist.config.schema import (
     ClusterConfig,
     ComparisonData,
     DemonstrationData,
+    DPOTraining,
     FrozenRole,
     ModelConfig,
     ModelRole,
@@ -151,13 +152,16 @@ def check_ppo(ppo: PPOAlgoConfig) -> None:
     check_count("ppo.kl.horizon", ppo.kl.horizon)
 
 
-def check_supervised(section: str, training: SFTTraining | RewardTraining) -> None:
-    """The section `sft` or `training`."""
+def check_supervised(section: str, training: SFTTraining | RewardTraining | DPOTraining) -> None:
+    """The section `sft`, `training` or `dpo`."""
     _positive(f"{section}.epochs", training.epochs)
     check_count(f"{section}.max_steps", training.max_steps, 0)
     check_count(f"{section}.batch_size", training.batch_size)
     if isinstance(training, SFTTraining):
         _not_negative(f"{section}.pretrain_share", training.pretrain_share)
+    if isinstance(training, DPOTraining):
+        _positive(f"{section}.beta", training.beta)
+        _between(f"{section}.label_smoothing", training.label_smoothing, 0, 0.5)
 
 
 def check_examples(data: DemonstrationData | ComparisonData) -> None:

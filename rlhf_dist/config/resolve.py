@@ -6,7 +6,7 @@ import copy
 
 from omegaconf import MISSING
 
-from rlhf_dist.config.schema import PPOConfig, RewardRole
+from rlhf_dist.config.schema import DPOConfig, PPOConfig, RewardRole
 
 NEED_CRITIC = ("gae",)
 WHITENED = ("gae", "reinforce++")  # the others scale, or must not, by themselves
@@ -28,6 +28,14 @@ def reward_sources(config: PPOConfig) -> dict[str, RewardRole]:
 def uses_model(source: RewardRole) -> bool:
     """Whether a reward model scores, as opposed to a function or an endpoint."""
     return source.function is None and source.endpoint is None
+
+
+def resolve_dpo(config: DPOConfig) -> DPOConfig:
+    """A copy of ``config`` whose reference is the actor's model where none is named."""
+    full = copy.deepcopy(config)
+    if not is_given(full.reference.model.path):
+        full.reference.model.path = full.actor.model.path
+    return full
 
 
 def resolve_ppo(config: PPOConfig) -> PPOConfig:

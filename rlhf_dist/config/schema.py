@@ -228,6 +228,12 @@ class ComparisonData:
     eval_count: int = 256
     max_tokens: int = 512
     truncate: bool = False
+
+
+@dataclass
+class RewardData(ComparisonData):
+    """K-way rankings, for the reward model, and demonstrations to centre it on."""
+
     demonstrations_path: Optional[str] = None  # a bias makes the trained model's mean score of these 0
 
 
@@ -279,9 +285,32 @@ class RewardConfig:
     """`launch/reward_llama.py`."""
 
     run: RunConfig = field(default_factory=RunConfig)
-    data: ComparisonData = field(default_factory=ComparisonData)
+    data: RewardData = field(default_factory=RewardData)
     reward: TrainedRole = field(default_factory=TrainedRole)
     training: RewardTraining = field(default_factory=RewardTraining)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+
+
+@dataclass
+class DPOTraining:
+    """Direct preference optimization (arXiv 2305.18290)."""
+
+    beta: float = 0.1  # strength of the tie to the reference
+    label_smoothing: float = 0.0  # share of pairs taken to be labelled the wrong way round
+    epochs: float = 1.0
+    max_steps: int = 0
+    batch_size: int = 64  # prompts of one optimizer step; all pairs of a prompt are one element
+
+
+@dataclass
+class DPOConfig:
+    """`launch/dpo_llama.py`."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    data: ComparisonData = field(default_factory=ComparisonData)
+    actor: TrainedRole = field(default_factory=TrainedRole)
+    reference: FrozenRole = field(default_factory=FrozenRole)
+    dpo: DPOTraining = field(default_factory=DPOTraining)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
 

@@ -20,6 +20,7 @@ from rlhf_dist.config.resolve import MAIN_REWARD, is_given, reward_sources, uses
 from rlhf_dist.config.schema import (
     ComparisonData,
     DemonstrationData,
+    DPOConfig,
     PPOConfig,
     PromptData,
     RewardConfig,
@@ -97,11 +98,26 @@ def validate_reward(config: RewardConfig, check_paths: bool = True) -> None:
     checks.check_examples(config.data)
     if check_paths:
         _check_model("reward", config.reward.model.path, config.data)
-        _check_data(config.data)
-        if config.data.extra_path is not None:
-            check_data_path(config.data.extra_path, "data.extra_path")
+        _check_comparisons(config.data)
         if config.data.demonstrations_path is not None:
             check_data_path(config.data.demonstrations_path, "data.demonstrations_path")
+        _check_run_directory(config.run)
+
+
+def validate_dpo(config: DPOConfig, check_paths: bool = True) -> None:
+    """The same as :func:`validate_ppo`, for DPO, as `resolve_dpo` made it."""
+    _require(config, set())
+    checks.check_run(config.run)
+    checks.check_cluster(config.cluster)
+    checks.check_trained("actor", config.actor)
+    checks.check_frozen("reference", config.reference)
+    checks.check_supervised("dpo", config.dpo)
+    checks.check_examples(config.data)
+    if check_paths:
+        for role, path in (("actor", config.actor.model.path), ("reference", config.reference.model.path)):
+            _check_model(role, path, config.data)
+            check_same_tokens(config.actor.model.path, path, f"{role}.model.path")
+        _check_comparisons(config.data)
         _check_run_directory(config.run)
 
 
@@ -250,6 +266,12 @@ def _check_data(data: PromptData | DemonstrationData | ComparisonData) -> None:
     check_data_path(data.path, "data.path")
     if data.eval_path is not None:
         check_data_path(data.eval_path, "data.eval_path")
+
+
+def _check_comparisons(data: ComparisonData) -> None:
+    _check_data(data)
+    if data.extra_path is not None:
+        check_data_path(data.extra_path, "data.extra_path")
 
 
 def _check_run_directory(run: RunConfig) -> None:

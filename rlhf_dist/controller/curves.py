@@ -36,6 +36,8 @@ CHARTS = (
     Chart("KL to the reference", "nats a sequence", {"kl/sequence_mean": "KL"}),
     Chart("Loss", "nats a token", {"loss/sft": "training", "eval/loss": "held out"}),
     Chart("Loss", "nats a prompt", {"loss/reward": "training", "eval/loss": "held out"}),
+    Chart("Loss", "nats a prompt", {"loss/dpo": "training", "eval/loss": "held out"}),
+    Chart("Margin", "implicit reward, better less worse", {"reward/margin": "margin"}),
     Chart("Pair accuracy", "share of pairs ranked right", {"accuracy/pair": "training", "eval/accuracy": "held out"}),
     Chart("Held-out reward", "mean score", {"eval/score_mean": "score"}),
     Chart("Judge", "held out, independent scorer", {"eval/judge_mean": "judge"}),

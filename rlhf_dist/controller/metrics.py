@@ -41,6 +41,9 @@ SFT_METRICS = ("loss/sft", "optim/grad_norm", "optim/lr", *_TIMED)
 #: `eval/accuracy`.
 REWARD_METRICS = ("accuracy/pair", "loss/reward", "optim/grad_norm", "optim/lr", *_TIMED)
 
+#: The same of DPO.
+DPO_METRICS = ("accuracy/pair", "loss/dpo", "optim/grad_norm", "optim/lr", "reward/margin", *_TIMED)
+
 
 class MetricsWriter:
     """Writes one line a step, at once, so that a run can be watched and an interrupted one is all there.

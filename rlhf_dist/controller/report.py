@@ -34,7 +34,7 @@ _LABELS = {
     "pretrain_loss": "loss on pretraining text",
     "score_bias": "bias (demonstrations score 0)",
 }
-_JOBS = {"loss/policy": "PPO", "loss/sft": "supervised fine-tuning", "loss/reward": "reward model"}
+_JOBS = {"loss/policy": "PPO", "loss/sft": "supervised fine-tuning", "loss/reward": "reward model", "loss/dpo": "DPO"}
 _MAX_SAMPLES = 12
 _COLOURS = 6  # of the style sheet's --c1.., before the grey for what is left
 

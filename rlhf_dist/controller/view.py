@@ -67,6 +67,12 @@ REWARD_COLUMNS = (
     Column("optim/lr", "lr", ".1e"),
     _TOKENS,
 )
+DPO_COLUMNS = (
+    Column("loss/dpo", "loss"),
+    Column("accuracy/pair", "pair accuracy"),
+    Column("reward/margin", "margin"),
+    _TOKENS,
+)
 
 
 def sparkline(values: Sequence[float], width: int = _SPARK_WIDTH) -> str:

@@ -93,15 +93,18 @@ def _tokenize(rows: list[_Row], tokenizer: PreTrainedTokenizerBase, max_tokens: 
     )
     remaining = iter(answers)
     sequences: list[Tokens] = []
+    prompt_counts: list[int] = []
     per_row: list[int] = []
     for prompt, tokens, count in zip(prompts, prompt_rows, counts, strict=True):
         own = list(itertools.islice(remaining, count))
         tokens, own = fit(prompt.record, tokens, own, max_tokens, truncate)
         sequences += [tokens + answer for answer in own]
+        prompt_counts += [len(tokens)] * count
         per_row.append(sum(len(tokens) + len(answer) for answer in own))
     return Comparisons(
         tokens=flatten(sequences),
         token_counts=lengths_of(sequences),
+        prompt_counts=torch.tensor(prompt_counts),
         ranks=flatten(ranking for _, _, ranking in rows),
         answers=torch.tensor(counts),
         tokens_per_row=torch.tensor(per_row),

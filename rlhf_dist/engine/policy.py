@@ -12,13 +12,23 @@ from torch import Tensor
 
 from rlhf_dist.algo.aggregation import normalize_weights
 from rlhf_dist.algo.kl import ESTIMATORS, k3
-from rlhf_dist.algo.losses import PolicyObjective, ppo_policy_loss
+from rlhf_dist.algo.losses import PolicyObjective, dpo_loss, ppo_policy_loss
 from rlhf_dist.config.schema import FrozenRole, TrainedRole
 from rlhf_dist.device import Device
+from rlhf_dist.engine.answers import in_like_lengths
 from rlhf_dist.engine.export import save_with_average
 from rlhf_dist.engine.zero import Part, ZeroRunner, ZeroTrainer
 from rlhf_dist.models.language import PolicyModel, load_policy
-from rlhf_dist.types import ActorStats, Demonstrations, LanguageStats, PolicyBatch, Sequences
+from rlhf_dist.types import (
+    ActorStats,
+    Comparisons,
+    Demonstrations,
+    LanguageStats,
+    PolicyBatch,
+    PreferenceBatch,
+    PreferenceStats,
+    Sequences,
+)
 from rlhf_dist.weights.source import ZeroWeightSource
 from rlhf_dist.weights.transport import BroadcastGroup, Endpoint, ParamInfo
 
@@ -35,6 +45,23 @@ def _logprobs(runner: ZeroRunner, sequences: Sequences, temperature: float) -> T
         sequences.response_lengths,
         lambda micro: _forward(runner, micro, temperature)[0],
     )
+
+
+def _answer_logprobs(runner: ZeroRunner, batch: Comparisons) -> Tensor:
+    """Log-probability of each whole answer ``[N]``, nats, given its prompt."""
+    lengths, responses = batch.token_counts, batch.token_counts - batch.prompt_counts
+
+    def forward(tokens: Tensor, rows: Tensor) -> Tensor:
+        laid = runner.lay_out(tokens, lengths[rows])
+        logprobs, _ = runner.forward_module(laid, tokens, responses[rows], 1.0)
+        of_row = torch.repeat_interleave(torch.arange(rows.numel()), responses[rows]).to(logprobs.device)
+        return torch.zeros(rows.numel(), device=logprobs.device).index_add(0, of_row, logprobs)
+
+    return in_like_lengths(batch.tokens, lengths, forward)
+
+
+def _map_answers(runner: ZeroRunner, batch: Comparisons) -> Tensor:
+    return runner.map(batch, batch.tokens_per_row, batch.answers, partial(_answer_logprobs, runner))
 
 
 class ReferenceEngine:
@@ -54,6 +81,10 @@ class ReferenceEngine:
     def logprobs(self, sequences: Sequences) -> Tensor:
         """This worker's rows' log-probabilities of the response tokens, flat, float32, nats."""
         return _logprobs(self.runner, sequences, self.temperature)
+
+    def answer_logprobs(self, batch: Comparisons) -> Tensor:
+        """This worker's rows' log-probabilities of whole answers, flat, float32, nats."""
+        return _map_answers(self.runner, batch)
 
 
 class ActorEngine:
@@ -153,6 +184,30 @@ class ActorEngine:
     def _language_sums(self, micro: Demonstrations) -> tuple[Tensor, Tensor]:
         loss = -_forward(self.runner, micro, 1.0)[0].sum()
         return loss, loss.detach()[None]
+
+    def answer_logprobs(self, batch: Comparisons) -> Tensor:
+        """This worker's rows' log-probabilities of whole answers, flat, float32, nats."""
+        return _map_answers(self.runner, batch)
+
+    def prefer(self, batch: PreferenceBatch, beta: float, label_smoothing: float) -> PreferenceStats:
+        """One optimizer step of DPO, averaged over the batch's prompts."""
+        lengths = batch.comparisons.tokens_per_row
+        loss_sums = partial(self._preference_sums, beta, label_smoothing)
+        (sums,), norm, lr = self.runner.step([Part(batch, lengths, loss_sums, 1.0 / len(batch))])
+        loss, right, margin, pairs = sums.tolist()
+        pairs = max(pairs, 1.0)
+        return PreferenceStats(loss / len(batch), right / pairs, margin / pairs, norm, lr, int(lengths.sum()))
+
+    def _preference_sums(self, beta: float, label_smoothing: float, micro: PreferenceBatch) -> tuple[Tensor, Tensor]:
+        """The loss of a micro-batch, and sums over it: [loss, pairs ranked right, margins, pairs]."""
+        answers = micro.comparisons
+        logprobs = _answer_logprobs(self.runner, answers)
+        reference = micro.ref_logprobs.to(logprobs.device)
+        losses, margins = dpo_loss(logprobs, reference, answers.ranks, answers.answers, beta, label_smoothing)
+        pairs = torch.tensor(float(margins.numel()), device=margins.device)
+        margins = margins.detach()
+        sums = torch.stack([losses.detach().sum(), (margins > 0).float().sum(), margins.sum(), pairs])
+        return losses.sum(), sums
 
     def token_losses(self, batch: Demonstrations) -> Tensor:
         """This worker's rows' cross-entropy of each response token, flat, float32, nats."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from rlhf_dist.algo.losses import ppo_value_loss, ranking_loss
 from rlhf_dist.config.schema import FrozenRole, TrainedRole
 from rlhf_dist.device import Device
+from rlhf_dist.engine.answers import in_like_lengths
 from rlhf_dist.engine.export import save_with_average
 from rlhf_dist.engine.zero import Part, ZeroRunner, ZeroTrainer
 from rlhf_dist.models.language import load_scalar
@@ -23,7 +24,6 @@ from rlhf_dist.types import (
     RankingStats,
     Sequences,
     ValueBatch,
-    ragged_indices,
 )
 
 if TYPE_CHECKING:
@@ -43,26 +43,12 @@ def _last_token_scores(runner: ZeroRunner, tokens: Tensor, lengths: Tensor) -> T
     return runner.forward_module(laid, torch.arange(lengths.numel()), lengths - 1)
 
 
-ANSWER_FORWARDS = 4
-
-
-def _answer_scores(runner: ZeroRunner, tokens: Tensor, lengths: Tensor) -> Tensor:
-    """The same for a micro-batch of rankings, in several forwards of sequences of like length.
-
-    The answers of a prompt share a loss, so they stay in one micro-batch however much they differ in length, and
-    padding them all to the longest one would cost several times the work. The number of forwards is always the same,
-    as they are collectives under ZeRO; with fewer answers than that the first one is run again, at weight 0.
-    """
-    order = torch.argsort(lengths, descending=True, stable=True)
-    scores, idle = [], torch.zeros((), device=runner.torch_device)
-    for part in torch.tensor_split(order, ANSWER_FORWARDS):
-        rows = part if part.numel() else order[:1]
-        output = _last_token_scores(runner, tokens[ragged_indices(lengths, rows)], lengths[rows])
-        if part.numel():
-            scores.append(output)
-        else:
-            idle = idle + 0.0 * output.sum()
-    return (torch.cat(scores) + idle)[torch.argsort(order)]
+def _answer_scores(runner: ZeroRunner, batch: Comparisons) -> Tensor:
+    """The same for the answers of rankings ``[N]``."""
+    lengths = batch.token_counts
+    return in_like_lengths(
+        batch.tokens, lengths, lambda tokens, rows: _last_token_scores(runner, tokens, lengths[rows])
+    )
 
 
 class CriticEngine:
@@ -157,7 +143,7 @@ class RewardTrainerEngine:
         return RankingStats(loss / len(batch), right / max(pairs, 1.0), norm, lr, int(batch.tokens_per_row.sum()))
 
     def _ranking_sums(self, micro: Comparisons) -> tuple[Tensor, Tensor]:
-        scores = _answer_scores(self.runner, micro.tokens, micro.token_counts)
+        scores = _answer_scores(self.runner, micro)
         losses, right = ranking_loss(scores, micro.ranks, micro.answers)
         pairs = torch.tensor(float(right.numel()), device=scores.device)
         return losses.sum(), torch.stack([losses.detach().sum(), right.float().sum(), pairs])
@@ -168,7 +154,7 @@ class RewardTrainerEngine:
             batch,
             batch.tokens_per_row,
             batch.answers,
-            lambda micro: _answer_scores(self.runner, micro.tokens, micro.token_counts),
+            lambda micro: _answer_scores(self.runner, micro),
         )
 
     def sequence_scores(self, batch: Demonstrations) -> Tensor:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rlhf_dist.algo.advantages import explained_variance, gae, whiten
 from rlhf_dist.algo.kl import AdaptiveKL, FixedKL, k1, k2, k3
-from rlhf_dist.algo.losses import ppo_policy_loss, ppo_value_loss, ranked_pairs, ranking_loss
+from rlhf_dist.algo.losses import dpo_loss, ppo_policy_loss, ppo_value_loss, ranked_pairs, ranking_loss
 from rlhf_dist.algo.minibatches import minibatch_plan, steps_per_batch
 from rlhf_dist.algo.rewards import (
     RunningMoments,
@@ -195,6 +195,40 @@ def test_ranking_loss_gradient_is_the_sigmoid_of_the_margin() -> None:
     pull = [1 / (1 + math.exp(-0.2 - 0.3)), 1 / (1 + math.exp(-0.2 - 0.9))]
     assert scores.grad is not None
     close(scores.grad, [pull[0] / 2, -(pull[0] + pull[1]) / 2, pull[1] / 2])
+
+
+@given(answer_sets, seeds, st.sampled_from([0.0, 0.2]))
+def test_dpo_loss_is_the_mean_over_pairs_done_one_by_one(ranks: list[list[int]], seed: int, smoothing: float) -> None:
+    torch.manual_seed(seed)
+    flat, beta = torch.tensor([rank for row in ranks for rank in row]), 0.3
+    logprobs, reference = -5.0 + torch.randn(2, flat.numel())
+    wanted, margins, start = [], [], 0
+    for row in ranks:
+        losses = []
+        for i in range(len(row)):
+            for j in range(len(row)):
+                if row[i] < row[j]:
+                    a, b = start + i, start + j
+                    margin = beta * float(logprobs[a] - reference[a] - logprobs[b] + reference[b])
+                    losses.append(
+                        (1 - smoothing) * math.log1p(math.exp(-margin)) + smoothing * math.log1p(math.exp(margin))
+                    )
+                    margins.append(margin)
+        wanted.append(sum(losses) / len(losses) if losses else 0.0)
+        start += len(row)
+    loss, got = dpo_loss(logprobs, reference, flat, torch.tensor([len(row) for row in ranks]), beta, smoothing)
+    close(loss, wanted)
+    close(got.sort().values, sorted(margins))
+
+
+def test_dpo_gradient_weighs_a_pair_by_how_wrong_its_implicit_rewards_are() -> None:
+    """arXiv 2305.18290, section 4: beta * sigmoid(reward of the worse - reward of the better)."""
+    logprobs = torch.tensor([-3.0, -2.0], requires_grad=True)
+    loss, _ = dpo_loss(logprobs, torch.tensor([-2.5, -2.5]), torch.tensor([1, 2]), torch.tensor([2]), 0.3, 0.0)
+    loss.sum().backward()
+    weight = 0.3 / (1 + math.exp(0.3 * ((-3.0 + 2.5) - (-2.0 + 2.5))))
+    assert logprobs.grad is not None
+    close(logprobs.grad, [-weight, weight])
 
 
 def test_no_answers_make_no_pairs() -> None:

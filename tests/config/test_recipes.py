@@ -11,18 +11,19 @@ import yaml
 from rlhf_dist.config.files import read_recipe
 from rlhf_dist.config.keys import schema_keys
 from rlhf_dist.config.load import load_config
-from rlhf_dist.config.resolve import resolve_ppo
-from rlhf_dist.config.schema import PPOConfig, RewardConfig, SFTConfig
-from rlhf_dist.config.validate import validate_ppo, validate_reward, validate_sft
+from rlhf_dist.config.resolve import resolve_dpo, resolve_ppo
+from rlhf_dist.config.schema import DPOConfig, PPOConfig, RewardConfig, SFTConfig
+from rlhf_dist.config.validate import validate_dpo, validate_ppo, validate_reward, validate_sft
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
-KINDS = {"ppo": PPOConfig, "sft": SFTConfig, "reward": RewardConfig, "smollm2": PPOConfig}
+KINDS = {"ppo": PPOConfig, "sft": SFTConfig, "reward": RewardConfig, "smollm2": PPOConfig, "dpo": DPOConfig}
 RECIPES = sorted(CONFIGS.rglob("*.yaml"))
 # What a base file may say otherwise: the lengths fit the small model whose path stands beside them.
 EXAMPLES = {
     "ppo": {"rollout.max_prompt_tokens", "rollout.max_response_tokens"},
     "sft": {"data.max_tokens"},
     "reward": {"data.max_tokens"},
+    "dpo": {"data.max_tokens"},
 }
 
 
@@ -30,13 +31,13 @@ def kind_of(recipe: Path) -> type:
     return KINDS[recipe.stem.partition("_")[0]]
 
 
-@pytest.mark.parametrize("name", ["ppo", "sft", "reward"])
+@pytest.mark.parametrize("name", ["ppo", "sft", "reward", "dpo"])
 def test_a_base_file_has_every_key_of_the_schema_and_no_other(name: str) -> None:
     shown = [setting.key for setting in read_recipe(CONFIGS / f"{name}_llama.yaml")]
     assert sorted(shown) == sorted(schema_keys(KINDS[name]))
 
 
-@pytest.mark.parametrize("name", ["ppo", "sft", "reward"])
+@pytest.mark.parametrize("name", ["ppo", "sft", "reward", "dpo"])
 def test_a_base_file_shows_the_schemas_defaults(name: str) -> None:
     path = CONFIGS / f"{name}_llama.yaml"
     config = load_config(KINDS[name], ["--config", str(path)], path)
@@ -49,7 +50,7 @@ def test_a_base_file_shows_the_schemas_defaults(name: str) -> None:
         assert value == key.default, key.name
 
 
-@pytest.mark.parametrize("name", ["ppo", "sft", "reward"])
+@pytest.mark.parametrize("name", ["ppo", "sft", "reward", "dpo"])
 def test_every_key_of_a_base_file_has_a_comment(name: str) -> None:
     lines = (CONFIGS / f"{name}_llama.yaml").read_text().splitlines()
     for before, line in itertools.pairwise(lines):
@@ -65,6 +66,8 @@ def test_a_recipe_loads_and_can_run(recipe: Path) -> None:
         validate_ppo(resolve_ppo(config), check_paths=False)
     elif isinstance(config, SFTConfig):
         validate_sft(config, check_paths=False)
+    elif isinstance(config, DPOConfig):
+        validate_dpo(resolve_dpo(config), check_paths=False)
     else:
         assert isinstance(config, RewardConfig)
         validate_reward(config, check_paths=False)

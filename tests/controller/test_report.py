@@ -14,7 +14,7 @@ from rich.console import Console
 
 from rlhf_dist.__main__ import main
 from rlhf_dist.controller.curves import CHARTS, charts_of, running_mean, save_curves_png
-from rlhf_dist.controller.metrics import PPO_METRICS, REWARD_METRICS, SFT_METRICS, MetricsWriter
+from rlhf_dist.controller.metrics import DPO_METRICS, PPO_METRICS, REWARD_METRICS, SFT_METRICS, MetricsWriter
 from rlhf_dist.controller.report import phase_seconds, print_summary, summary_rows, write_report
 from rlhf_dist.controller.rundir import RunDir, write_json_atomic, write_text_atomic
 from rlhf_dist.errors import UserError
@@ -136,7 +136,7 @@ def test_samples_without_a_common_prompt_show_the_newest(ppo: RunDir) -> None:
 
 def test_every_metric_of_the_contract_has_a_chart_and_unknown_ones_get_one() -> None:
     drawn = {key for chart in CHARTS for key in chart.keys}
-    assert {*PPO_METRICS, *SFT_METRICS, *REWARD_METRICS} - drawn == {"weights/version"}
+    assert {*PPO_METRICS, *SFT_METRICS, *REWARD_METRICS, *DPO_METRICS} - drawn == {"weights/version"}
     rows = [{"step": 1, "mine/own": 1.0, "time/rollout_s": 1.0, "loss/sft": 1.0, "eval/loss": 2.0}]
     assert [chart.title for chart in charts_of(rows)] == ["Loss", "mine/own"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlhf_dist.types import Comparisons, Demonstrations, PolicyBatch, Sequences, ValueBatch
+from rlhf_dist.types import Comparisons, Demonstrations, PolicyBatch, PreferenceBatch, Sequences, ValueBatch
 from tests.tiny import VOCABULARY, write_model
 
 PROMPTS, RESPONSES = torch.tensor([3, 1, 2, 7, 1]), torch.tensor([4, 1, 6, 2, 9])
@@ -50,7 +50,8 @@ def comparisons() -> Comparisons:
     generator = torch.Generator().manual_seed(4)
     counts, answers = torch.tensor([4, 5, 3, 6, 2, 7, 3]), torch.tensor([2, 3, 2])
     tokens = torch.randint(3, VOCABULARY, (int(counts.sum()),), generator=generator)
-    return Comparisons(tokens, counts, torch.tensor([1, 2, 2, 1, 3, 1, 2]), answers, torch.tensor([9, 11, 10]))
+    prompts, ranks = torch.tensor([2, 2, 1, 1, 1, 1, 1]), torch.tensor([1, 2, 2, 1, 3, 1, 2])
+    return Comparisons(tokens, counts, prompts, ranks, answers, torch.tensor([9, 11, 10]))
 
 
 def work(rank: int, world: int, port: int, folder: str, stage: int, budget: int) -> None:
@@ -88,6 +89,8 @@ def work(rank: int, world: int, port: int, folder: str, stage: int, budget: int)
         "reward": [vars(reward.fit(comparisons())) for _ in range(2)],
         "sft": vars(actor.fit(Demonstrations(batch.sequences.tokens, PROMPTS, RESPONSES), text())),
     }
+    preferences = PreferenceBatch(comparisons(), torch.linspace(-9.0, -5.0, 7))
+    seen["dpo"] = [vars(actor.prefer(preferences, beta=0.3, label_smoothing=0.1)) for _ in range(2)]
     mine = actor.runner.my_rows(batch.sequences.lengths).tolist()
 
     def logprobs() -> dict[int, list[float]]:

@@ -96,6 +96,14 @@ _TINY = {
         "data.max_tokens=64",
         "training.batch_size=8",
     ],
+    "dpo": [
+        "actor.model.path=runs/sft/model",
+        "actor.optim.lr=1e-3",
+        "data.path=data/comparisons.jsonl",
+        "data.eval_count=8",
+        "data.max_tokens=64",
+        "dpo.batch_size=8",
+    ],
     "ppo": [
         "actor.model.path=model",
         "actor.optim.lr=1e-3",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -109,6 +110,21 @@ def test_sft_with_a_share_of_pretraining_text_learns_both(place: Workplace) -> N
     mixed = place.run("sft", "mixed", *text, "sft.max_steps=1").summary
     alone = place.run("sft", "unmixed", "sft.max_steps=1").summary
     assert mixed["tokens"] > alone["tokens"]  # 4 examples of text beside 8 demonstrations
+
+
+def test_dpo_learns_the_rankings_and_goes_on_after_a_resume(place: Workplace) -> None:
+    whole = place.run("dpo", "dpo", "dpo.max_steps=4", "actor.num_workers=2", "actor.zero_stage=3", "run.save_every=2")
+    assert whole.metrics[0]["loss/dpo"] == pytest.approx(0.6931, abs=1e-3)  # policy and reference are equal: log 2
+    assert whole.metrics[0]["reward/margin"] == pytest.approx(0.0, abs=1e-4)
+    assert whole.metrics[3]["reward/margin"] > 0
+    assert whole.summary["after"].keys() == whole.summary["before"].keys() == {"loss", "accuracy"}
+    for name in ("report.html", "trace.json", "model/model.safetensors", "model/tokenizer.json"):
+        assert (whole.run / name).exists(), name
+    last = without_times(whole)[-1]
+    shutil.rmtree(whole.run / "checkpoints" / "step-4", ignore_errors=True)
+    resumed = place.start("dpo", "dpo", "dpo.max_steps=4", "actor.num_workers=2", "actor.zero_stage=3",
+                          "run.overwrite=false", "run.resume=true")  # fmt: skip
+    assert without_times(place.finish(resumed, "dpo", expect=0))[-1] == pytest.approx(last, rel=1e-4, abs=1e-6)
 
 
 def test_the_reward_is_the_weighted_sum_of_its_sources(place: Workplace) -> None:

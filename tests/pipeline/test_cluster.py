@@ -87,7 +87,7 @@ def test_an_address_where_nobody_answers_is_exit_3(place: Workplace) -> None:
 
 
 def test_launchers_are_executable_and_know_the_repository(tmp_path: Path) -> None:
-    for job in ("sft", "reward", "ppo"):
+    for job in ("sft", "reward", "ppo", "dpo"):
         script = ROOT / f"launch/{job}_llama.py"
         assert os.access(script, os.X_OK)
         assert script.read_text().startswith("#!/usr/bin/env python3\n")

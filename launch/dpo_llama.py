@@ -1,0 +1,13 @@
+#!/usr/bin/env python3
+"""DPO, direct preference optimization: `--help` lists the keys of the configuration.
+
+launch/dpo_llama.py [--config FILE] [key=value ...]
+"""
+
+import sys
+from pathlib import Path
+
+from rlhf_dist.main import dpo
+
+if __name__ == "__main__":
+    sys.exit(dpo(sys.argv[1:], Path(__file__).resolve().parent.parent / "configs" / "dpo_llama.yaml"))
