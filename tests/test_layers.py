@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "rlhf_dist"
 
 LAYERS = {
     "main": 5,
+    "jobs": 5,
     "__main__": 5,
     "controller": 4,
     "cluster": 3,

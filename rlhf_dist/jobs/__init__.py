@@ -1,0 +1,1 @@
+"""The jobs: each is built from its configuration here, wired, and run."""

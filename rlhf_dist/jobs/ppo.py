@@ -1,0 +1,201 @@
+"""Step 3, PPO and what stands in its place, from its configuration to its summary."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from rlhf_dist.config.resolve import MAIN_REWARD, resolve_ppo, reward_sources, uses_model
+from rlhf_dist.config.schema import PPOConfig, RewardRole
+from rlhf_dist.config.validate import validate_ppo
+from rlhf_dist.errors import UserError
+from rlhf_dist.jobs.datasets import pretraining_text
+from rlhf_dist.jobs.shop import Workshop, finish, open_desk, open_run, open_workshop
+
+if TYPE_CHECKING:
+    from rlhf_dist.algo.advantages import Estimator
+    from rlhf_dist.cluster.group import WorkerGroup
+    from rlhf_dist.cluster.placement import RoleResources
+    from rlhf_dist.controller.ppo import PPORoles
+    from rlhf_dist.device import Device
+    from rlhf_dist.engine.text_reward import TextScorer
+
+
+def run_ppo(config: PPOConfig) -> None:
+    config = resolve_ppo(config)
+    validate_ppo(config)
+    from rlhf_dist.controller.loop import run_job
+    from rlhf_dist.controller.parity import TOLERANCES
+    from rlhf_dist.controller.ppo import PPO
+    from rlhf_dist.controller.ppo_job import PPOJob
+    from rlhf_dist.controller.view import PPO_COLUMNS
+    from rlhf_dist.device import resolve
+
+    device = resolve(config.run.device)
+    data = _ppo_data(config)
+    directory = open_run(config.run, config)
+    tolerance = config.weights.tolerance
+    if tolerance is None:
+        tolerance = max(TOLERANCES[device.dtype(name)] for name in (config.rollout.dtype, config.actor.model.dtype))
+    with (
+        open_desk(config.run, config.cluster, directory, "PPO", PPO_COLUMNS, config.ppo.steps) as make_desk,
+        open_workshop(config.run, config.cluster, device, directory, _ppo_resources(config, device)) as workshop,
+    ):
+        desk = make_desk(workshop)
+        roles = _ppo_roles(config, workshop, [data.tokenizer.eos_token_id])
+        ppo = PPO(config, roles, _estimator(config.ppo.advantage), desk.timer, tolerance)
+        job = PPOJob(config, ppo, data, desk)
+        summary = run_job(job, desk)
+    finish(directory, summary)
+
+
+def _estimator(name: str) -> Estimator:
+    from rlhf_dist.algo.advantages import ESTIMATORS
+    from rlhf_dist.data.functions import load_function
+
+    return ESTIMATORS[name] if name in ESTIMATORS else load_function(name)
+
+
+def _ppo_data(config: PPOConfig) -> Any:
+    from rlhf_dist.controller.ppo_job import PPOData
+    from rlhf_dist.data.functions import load_function
+    from rlhf_dist.data.prompts import load_prompts
+    from rlhf_dist.data.tokenizer import load_tokenizer
+
+    model, data, limit = config.actor.model, config.data, config.rollout.max_prompt_tokens
+    tokenizer = load_tokenizer(model.path, model.trust_remote_code)
+    prompts = load_prompts(data.path, data.split, tokenizer, limit)
+    if data.eval_path is not None:
+        held_out = load_prompts(data.eval_path, data.eval_split, tokenizer, limit)
+    else:
+        prompts, held_out = prompts.split_off(data.eval_count)
+    judge = load_function(config.judge) if config.judge is not None else None
+    _estimator(config.ppo.advantage)
+    for source in reward_sources(config).values():
+        if source.function is not None:
+            load_function(source.function)  # its workers load it for themselves; a mistake in it shows here
+    sampler, text = None, None
+    if config.pretrain.path is not None:
+        samples = config.ppo.prompts_per_step * config.rollout.samples_per_prompt
+        per_step = samples * config.ppo.pretrain_per_sample
+        sampler, text = pretraining_text(config.pretrain, tokenizer, per_step, config.run.seed)
+    learned = sampler if config.ppo.pretrain_coef else None  # the loss is measured also where it is not trained on
+    return PPOData(prompts, held_out, tokenizer, model.path, learned, text, judge)
+
+
+def _ppo_resources(config: PPOConfig, device: Device) -> list[RoleResources]:
+    from rlhf_dist.cluster.placement import role_resources
+
+    scorers = []
+    for name, source in reward_sources(config).items():
+        scorer = role_resources(_reward_role(name), source.num_workers, source, device)
+        if not uses_model(source):  # functions and endpoints need no accelerator
+            scorer = replace(scorer, bundle={"CPU": scorer.bundle["CPU"]})
+        scorers.append(scorer)
+    critic = [role_resources("critic", config.critic.num_workers, config.critic, device)]
+    return [
+        role_resources("actor", config.actor.num_workers, config.actor, device),
+        *(critic if config.ppo.use_critic else []),
+        *scorers,
+        role_resources("reference", config.reference.num_workers, config.reference, device),
+        role_resources("rollout", config.rollout.num_engines, config.rollout, device),
+    ]
+
+
+def _ppo_roles(config: PPOConfig, workshop: Workshop, stop_tokens: list[int]) -> PPORoles:
+    """Starts all workers, lets them load at the same time, and opens the way of the weights."""
+    from rlhf_dist.algo.minibatches import steps_per_batch
+    from rlhf_dist.cluster import roles
+    from rlhf_dist.cluster.group import wait_built
+    from rlhf_dist.cluster.weights import WeightSync
+    from rlhf_dist.controller.ppo import PPORoles, RewardSource
+    from rlhf_dist.engine.policy import ActorEngine, ReferenceEngine
+    from rlhf_dist.engine.scalar import CriticEngine
+    from rlhf_dist.rollout.vllm_engine import engine_env
+
+    device, temperature = workshop.device, config.rollout.temperature
+    samples = config.ppo.prompts_per_step * config.rollout.samples_per_prompt
+    total = config.ppo.steps * steps_per_batch(samples, config.ppo.minibatch_size, config.ppo.epochs)
+    actor, reference = workshop.group("actor", {}), workshop.group("reference", {})
+    critic = workshop.group("critic", {}) if config.ppo.use_critic else None
+    values = (
+        [(critic, critic.build(CriticEngine, lambda _: (config.critic, device, total), collective=True))]
+        if critic is not None
+        else []
+    )
+    sources = reward_sources(config)
+    scorers = {name: workshop.group(_reward_role(name), {}) for name in sources}
+    rollout = workshop.group("rollout", engine_env(device) if config.rollout.backend == "vllm" else {})
+    wait_built(
+        [
+            (rollout, _build_rollout(config, rollout, stop_tokens)),
+            (actor, actor.build(ActorEngine, lambda _: (config.actor, device, temperature, total), collective=True)),
+            *values,
+            (
+                reference,
+                reference.build(ReferenceEngine, lambda _: (config.reference, device, temperature), collective=True),
+            ),
+            *((scorers[name], _build_reward(config, source, scorers[name])) for name, source in sources.items()),
+        ],
+        workshop.cluster.start_timeout_s,
+    )
+    policy, engines = roles.Actor(actor), roles.Rollout(rollout)
+    return PPORoles(
+        policy,
+        roles.Critic(critic) if critic is not None else None,
+        tuple(RewardSource(name, source.weight, roles.Reward(scorers[name])) for name, source in sources.items()),
+        roles.Reference(reference),
+        engines,
+        WeightSync(policy, engines, config.weights),
+        workshop.placement,
+    )
+
+
+def _reward_role(name: str) -> str:
+    """What the workers of a source of reward are called."""
+    return "reward" if name == MAIN_REWARD else f"reward-{name}"
+
+
+def _build_reward(config: PPOConfig, source: RewardRole, group: WorkerGroup) -> list[Any]:
+    from rlhf_dist.engine.scalar import RewardEngine
+    from rlhf_dist.engine.text_reward import TextReward
+
+    if uses_model(source):
+        return group.build(RewardEngine, lambda _: (source, group.device), collective=True)
+    scorer, tokenizer = partial(_text_scorer, source, _token(source)), config.actor.model.path
+    return group.build(
+        lambda *args: TextReward(scorer(), *args), lambda rank: (tokenizer, rank, group.size), collective=False
+    )
+
+
+def _token(source: RewardRole) -> str | None:
+    """Read here, as the workers' environment may be another, and Ray would show it to whoever looks."""
+    return None if source.endpoint_token_env is None else os.environ[source.endpoint_token_env].strip()
+
+
+def _text_scorer(source: RewardRole, token: str | None) -> TextScorer:
+    from rlhf_dist.engine.function_reward import FunctionScorer
+    from rlhf_dist.engine.http_reward import HTTPScorer
+
+    if source.function is not None:
+        return FunctionScorer(source.function, source.function_timeout_s)
+    assert source.endpoint is not None, "checked by validate"
+    return HTTPScorer(source.endpoint, source.endpoint_timeout_s, source.endpoint_retries, token)
+
+
+def _build_rollout(config: PPOConfig, group: WorkerGroup, stop_tokens: list[int]) -> list[Any]:
+    match config.rollout.backend:
+        case "vllm":
+            from rlhf_dist.rollout.vllm_engine import VLLMEngine
+
+            factory: Any = VLLMEngine
+        case "hf":
+            from rlhf_dist.rollout.hf_engine import HFEngine
+
+            factory = HFEngine
+        case other:
+            raise UserError(f"rollout.backend={other!r}: expected vllm or hf")
+    arguments = (config.actor.model, config.rollout, group.device, stop_tokens)
+    return group.build(factory, lambda _: arguments, collective=False)
