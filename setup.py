@@ -16,6 +16,7 @@ CORE = [
     "omegaconf>=2.4,<3",
     "datasets>=4.0,<6",
     "safetensors>=0.6.2",
+    "peft>=0.21,<0.23",
     "numpy>=1.26",
     "pyyaml>=6.0",
     "rich>=14.0",

@@ -105,6 +105,14 @@ class Actor(LogprobsRole, TrainedModel):
         return self._scatter("token_losses", batch, batch.lengths, batch.response_lengths)
 
 
+class AdapterOff(Role):
+    """The actor's base model as the reference: the actor's own workers, with their adapter switched off."""
+
+    def logprobs(self, sequences: Sequences) -> Call[Tensor]:
+        """``[R]`` float32, nats, of the response tokens."""
+        return self._scatter("ref_logprobs", sequences, sequences.lengths, sequences.response_lengths)
+
+
 class Critic(TrainedModel):
     """The value model."""
 

@@ -80,6 +80,10 @@ def check_trained(role: str, group: TrainedRole) -> None:
     _check_role(role, group)
     _choice(f"{role}.zero_stage", group.zero_stage, (0, 1, 2, 3))
     _check_optim(f"{role}.optim", group.optim)
+    check_count(f"{role}.lora.rank", group.lora.rank, 0)
+    check_count(f"{role}.lora.alpha", group.lora.alpha)
+    if not 0 <= group.lora.dropout < 1:
+        raise UserError(f"{role}.lora.dropout={group.lora.dropout}: expected 0 or more, and below 1")
     if not 0 <= group.ema_decay < 1:
         raise UserError(f"{role}.ema_decay={group.ema_decay}: expected 0 or more, and below 1")
 

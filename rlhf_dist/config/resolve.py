@@ -25,6 +25,11 @@ def reward_sources(config: PPOConfig) -> dict[str, RewardRole]:
     return {MAIN_REWARD: config.reward, **config.rewards}
 
 
+def shares_reference(config: PPOConfig) -> bool:
+    """Whether the reference is the actor with its adapter switched off, and needs no workers of its own."""
+    return config.actor.lora.rank > 0 and config.reference.model.path == config.actor.model.path
+
+
 def uses_model(source: RewardRole) -> bool:
     """Whether a reward model scores, as opposed to a function or an endpoint."""
     return source.function is None and source.endpoint is None

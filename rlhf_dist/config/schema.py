@@ -62,9 +62,20 @@ class ModelRole(WorkerConfig):
 
 
 @dataclass
+class LoraSettings:
+    """A low-rank adapter that learns in the model's place (arXiv 2106.09685)."""
+
+    rank: int = 0  # of A and B; 0: no adapter, all weights learn
+    alpha: int = 16  # the adapter counts alpha / rank times
+    dropout: float = 0.0  # of the adapter's input
+    targets: str = "all-linear"  # all-linear, or names of linear layers: q_proj,v_proj
+
+
+@dataclass
 class TrainedRole(ModelRole):
     """A role that learns: actor, critic, or the model of SFT and reward training."""
 
+    lora: LoraSettings = field(default_factory=LoraSettings)
     optim: OptimConfig = field(default_factory=OptimConfig)
     ema_decay: float = 0.0  # of a moving average of the weights, saved beside the model (InstructGPT: 0.992); 0: none
 

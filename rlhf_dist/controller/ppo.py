@@ -38,7 +38,7 @@ from rlhf_dist.types import (
 
 if TYPE_CHECKING:
     from rlhf_dist.cluster.placement import Placement
-    from rlhf_dist.cluster.roles import Actor, Critic, Reference, Reward, Rollout
+    from rlhf_dist.cluster.roles import Actor, AdapterOff, Critic, Reference, Reward, Rollout
     from rlhf_dist.cluster.weights import WeightSync
     from rlhf_dist.controller.trace import Timer
 
@@ -65,7 +65,7 @@ class PPORoles:
     actor: Actor
     critic: Critic | None
     rewards: tuple[RewardSource, ...]
-    reference: Reference
+    reference: Reference | AdapterOff
     rollout: Rollout
     weights: WeightSync
     placement: Placement

@@ -16,9 +16,10 @@ from rlhf_dist.algo.losses import PolicyObjective, dpo_loss, ppo_policy_loss
 from rlhf_dist.config.schema import FrozenRole, TrainedRole
 from rlhf_dist.device import Device
 from rlhf_dist.engine.answers import in_like_lengths
-from rlhf_dist.engine.export import save_with_average
+from rlhf_dist.engine.export import save_all
 from rlhf_dist.engine.zero import Part, ZeroRunner, ZeroTrainer
 from rlhf_dist.models.language import PolicyModel, load_policy
+from rlhf_dist.models.lora import without_adapter
 from rlhf_dist.types import (
     ActorStats,
     Comparisons,
@@ -99,7 +100,7 @@ class ActorEngine:
 
     def __init__(self, config: TrainedRole, device: Device, temperature: float, total_steps: int) -> None:
         self.temperature = temperature
-        self.policy: PolicyModel = load_policy(config.model, device)
+        self.policy: PolicyModel = load_policy(config.model, device, config.lora)
         self.runner = ZeroTrainer(self.policy, device, config, total_steps)
         self._group: BroadcastGroup | None = None
         self._source: ZeroWeightSource | None = None
@@ -107,6 +108,11 @@ class ActorEngine:
     def logprobs(self, sequences: Sequences) -> Tensor:
         """This worker's rows' log-probabilities of the response tokens, flat, float32, nats."""
         return _logprobs(self.runner, sequences, self.temperature)
+
+    def ref_logprobs(self, sequences: Sequences) -> Tensor:
+        """What :meth:`logprobs` gives with the adapter switched off: the reference's, without a second copy of it."""
+        with without_adapter(self.policy):
+            return _logprobs(self.runner, sequences, self.temperature)
 
     def train(
         self,
@@ -253,7 +259,7 @@ class ActorEngine:
 
     def save_model(self, folder: Path, tokenizer_path: str) -> None:
         """Writes the model in Hugging Face format, with its tokenizer. All workers call it; the first writes."""
-        save_with_average(self.policy.lm, self.runner.average, folder, tokenizer_path)
+        save_all(self.policy.lm, self.runner.average, self.policy.adapter, folder, tokenizer_path)
 
 
 def _deal(text: Demonstrations, steps: int) -> list[Demonstrations | None]:

@@ -13,7 +13,7 @@ from rlhf_dist.algo.losses import ppo_value_loss, ranking_loss
 from rlhf_dist.config.schema import FrozenRole, TrainedRole
 from rlhf_dist.device import Device
 from rlhf_dist.engine.answers import in_like_lengths
-from rlhf_dist.engine.export import save_with_average
+from rlhf_dist.engine.export import save_all
 from rlhf_dist.engine.zero import Part, ZeroRunner, ZeroTrainer
 from rlhf_dist.models.language import load_scalar
 from rlhf_dist.models.layout import predicting_positions
@@ -61,7 +61,7 @@ class CriticEngine:
     """
 
     def __init__(self, config: TrainedRole, device: Device, total_steps: int) -> None:
-        self.model: ScalarModel = load_scalar(config.model, device, zero_new_head=True)
+        self.model: ScalarModel = load_scalar(config.model, device, zero_new_head=True, lora=config.lora)
         self.runner = ZeroTrainer(self.model, device, config, total_steps)
 
     def values(self, sequences: Sequences) -> Tensor:
@@ -133,7 +133,7 @@ class RewardTrainerEngine:
     """
 
     def __init__(self, config: TrainedRole, device: Device, total_steps: int) -> None:
-        self.model: ScalarModel = load_scalar(config.model, device)
+        self.model: ScalarModel = load_scalar(config.model, device, lora=config.lora)
         self.runner = ZeroTrainer(self.model, device, config, total_steps)
 
     def fit(self, batch: Comparisons) -> RankingStats:
@@ -180,4 +180,4 @@ class RewardTrainerEngine:
 
     def save_model(self, folder: Path, tokenizer_path: str) -> None:
         """Writes the model in Hugging Face format, with its tokenizer. All workers call it; the first writes."""
-        save_with_average(self.model.classifier, self.runner.average, folder, tokenizer_path)
+        save_all(self.model.classifier, self.runner.average, self.model.adapter, folder, tokenizer_path)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from rlhf_dist.config.resolve import MAIN_REWARD, resolve_ppo, reward_sources, uses_model
+from rlhf_dist.config.resolve import MAIN_REWARD, resolve_ppo, reward_sources, shares_reference, uses_model
 from rlhf_dist.config.schema import PPOConfig, RewardRole
 from rlhf_dist.config.validate import validate_ppo
 from rlhf_dist.errors import UserError
@@ -94,12 +94,13 @@ def _ppo_resources(config: PPOConfig, device: Device) -> list[RoleResources]:
         if not uses_model(source):  # functions and endpoints need no accelerator
             scorer = replace(scorer, bundle={"CPU": scorer.bundle["CPU"]})
         scorers.append(scorer)
+    reference = [role_resources("reference", config.reference.num_workers, config.reference, device)]
     critic = [role_resources("critic", config.critic.num_workers, config.critic, device)]
     return [
         role_resources("actor", config.actor.num_workers, config.actor, device),
         *(critic if config.ppo.use_critic else []),
         *scorers,
-        role_resources("reference", config.reference.num_workers, config.reference, device),
+        *([] if shares_reference(config) else reference),
         role_resources("rollout", config.rollout.num_engines, config.rollout, device),
     ]
 
@@ -118,35 +119,36 @@ def _ppo_roles(config: PPOConfig, workshop: Workshop, stop_tokens: list[int]) ->
     device, temperature = workshop.device, config.rollout.temperature
     samples = config.ppo.prompts_per_step * config.rollout.samples_per_prompt
     total = config.ppo.steps * steps_per_batch(samples, config.ppo.minibatch_size, config.ppo.epochs)
-    actor, reference = workshop.group("actor", {}), workshop.group("reference", {})
-    critic = workshop.group("critic", {}) if config.ppo.use_critic else None
-    values = (
-        [(critic, critic.build(CriticEngine, lambda _: (config.critic, device, total), collective=True))]
-        if critic is not None
-        else []
-    )
-    sources = reward_sources(config)
-    scorers = {name: workshop.group(_reward_role(name), {}) for name in sources}
+    building: list[tuple[WorkerGroup, list[Any]]] = []
+
+    def trained(name: str, factory: Any, *args: Any) -> WorkerGroup:
+        group = workshop.group(name, {})
+        building.append((group, group.build(factory, lambda _: args, collective=True)))
+        return group
+
     rollout = workshop.group("rollout", engine_env(device) if config.rollout.backend == "vllm" else {})
-    wait_built(
-        [
-            (rollout, _build_rollout(config, rollout, stop_tokens)),
-            (actor, actor.build(ActorEngine, lambda _: (config.actor, device, temperature, total), collective=True)),
-            *values,
-            (
-                reference,
-                reference.build(ReferenceEngine, lambda _: (config.reference, device, temperature), collective=True),
-            ),
-            *((scorers[name], _build_reward(config, source, scorers[name])) for name, source in sources.items()),
-        ],
-        workshop.cluster.start_timeout_s,
+    building.append((rollout, _build_rollout(config, rollout, stop_tokens)))
+    policy = roles.Actor(trained("actor", ActorEngine, config.actor, device, temperature, total))
+    critic = (
+        roles.Critic(trained("critic", CriticEngine, config.critic, device, total)) if config.ppo.use_critic else None
     )
-    policy, engines = roles.Actor(actor), roles.Rollout(rollout)
+    reference: roles.Reference | roles.AdapterOff = (
+        roles.AdapterOff(policy.group)
+        if shares_reference(config)
+        else roles.Reference(trained("reference", ReferenceEngine, config.reference, device, temperature))
+    )
+    rewards = []
+    for name, source in reward_sources(config).items():
+        scorer = workshop.group(_reward_role(name), {})
+        building.append((scorer, _build_reward(config, source, scorer)))
+        rewards.append(RewardSource(name, source.weight, roles.Reward(scorer)))
+    wait_built(building, workshop.cluster.start_timeout_s)
+    engines = roles.Rollout(rollout)
     return PPORoles(
         policy,
-        roles.Critic(critic) if critic is not None else None,
-        tuple(RewardSource(name, source.weight, roles.Reward(scorers[name])) for name, source in sources.items()),
-        roles.Reference(reference),
+        critic,
+        tuple(rewards),
+        reference,
         engines,
         WeightSync(policy, engines, config.weights),
         workshop.placement,

@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlhf_dist.config.schema import ModelConfig
+from rlhf_dist.config.schema import LoraSettings, ModelConfig
 from rlhf_dist.device import Device
 from rlhf_dist.errors import UserError
 from rlhf_dist.models.heads import LMHead
 from rlhf_dist.models.layout import MicroBatch, predicting_positions
+from rlhf_dist.models.lora import add_adapter
 
 # Config entries by which some architectures change the logits behind the head, where LMHead would not see it.
 _LOGIT_CHANGES = ("final_logit_softcapping", "logits_scaling", "logit_scale", "lm_head_multiplier")
@@ -30,6 +31,8 @@ class PolicyModel(nn.Module):
     Args:
         lm: a transformers causal language model; its head is replaced by :class:`LMHead` in place.
     """
+
+    adapter: Any = None  # peft's configuration of it, where there is one
 
     def __init__(self, lm: Any) -> None:
         super().__init__()
@@ -66,6 +69,8 @@ class ScalarModel(nn.Module):
     Args:
         classifier: a transformers sequence classifier with one label and its head named ``score``.
     """
+
+    adapter: Any = None  # peft's configuration of it, where there is one
 
     def __init__(self, classifier: Any) -> None:
         super().__init__()
@@ -114,8 +119,10 @@ def _load(auto_class: Any, config: ModelConfig, device: Device, **extra: Any) ->
         raise UserError(f"model.path={config.path!r} cannot be loaded: {first_line}") from error
 
 
-def load_policy(config: ModelConfig, device: Device) -> PolicyModel:
+def load_policy(config: ModelConfig, device: Device, lora: LoraSettings | None = None) -> PolicyModel:
     """A causal language model from a Hugging Face directory or hub name (safetensors only), on CPU.
+
+    With ``lora`` of a rank above 0 it has an adapter, which alone learns.
 
     Raises:
         UserError: it cannot be loaded, or its architecture is one that :class:`PolicyModel` refuses.
@@ -125,14 +132,20 @@ def load_policy(config: ModelConfig, device: Device) -> PolicyModel:
     lm = _load(AutoModelForCausalLM, config, device)
     if config.gradient_checkpointing:
         lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return PolicyModel(lm)
+    model = PolicyModel(lm)
+    if lora is not None and lora.rank:
+        model.adapter = add_adapter(lm, lora, head=None)
+    return model
 
 
-def load_scalar(config: ModelConfig, device: Device, zero_new_head: bool = False) -> ScalarModel:
+def load_scalar(
+    config: ModelConfig, device: Device, zero_new_head: bool = False, lora: LoraSettings | None = None
+) -> ScalarModel:
     """A scalar model from a reward model's or a plain language model's directory, on CPU.
 
     A language model has no such head: a new one is drawn from N(0, 1/(H+1)) (Stiennon et al., arXiv 2009.01325,
-    appendix), or is all zeros with ``zero_new_head``, so that a critic's first values are 0.
+    appendix), or is all zeros with ``zero_new_head``, so that a critic's first values are 0. With ``lora`` of a rank
+    above 0 it has an adapter, which learns together with the head.
 
     Raises:
         UserError: it cannot be loaded, or its architecture has no sequence classifier.
@@ -147,4 +160,6 @@ def load_scalar(config: ModelConfig, device: Device, zero_new_head: bool = False
             weight.zero_() if zero_new_head else weight.normal_(std=1.0 / math.sqrt(weight.shape[1] + 1))
     if config.gradient_checkpointing:
         classifier.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if lora is not None and lora.rank:
+        model.adapter = add_adapter(classifier, lora, head="score")
     return model

@@ -11,6 +11,7 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
+from rlhf_dist.models.lora import ADAPTER, adapted_layers, adapter_parameters, is_adapter, merged, plain_name
 from rlhf_dist.weights.packing import ParamInfo, dtype_name
 
 
@@ -24,7 +25,8 @@ class ZeroWeightSource:
         for _ in source: pass
 
     A tied parameter appears once, under the name it was registered with first: ``lm_head.weight`` does not appear
-    where it is the embedding. That is what a checkpoint of such a model holds, and what its loaders expect.
+    where it is the embedding. That is what a checkpoint of such a model holds, and what its loaders expect. Low-rank
+    adapters are merged into the weights they adapt, one tensor at a time.
     """
 
     def __init__(self, module: nn.Module, bucket_bytes: int, dtype: torch.dtype | None = None) -> None:
@@ -41,22 +43,34 @@ class ZeroWeightSource:
     def metadata(self) -> list[ParamInfo]:
         """Name, dtype as yielded, and full shape of every parameter, in the order of iteration."""
         return [
-            ParamInfo(name, dtype_name(self._wire_dtype(parameter)), _full_shape(parameter))
-            for name, parameter in self._module.named_parameters()
+            ParamInfo(plain_name(name), dtype_name(self._wire_dtype(parameter)), _full_shape(parameter))
+            for name, parameter in self._base_parameters()
         ]
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        keep = _rank() == 0
+        keep, adapted = _rank() == 0, adapted_layers(self._module)
         for group in self._groups():
-            with _gathered([parameter for _, parameter in group]):
+            needed = [parameter for _, parameter in group]
+            needed += [part for name, _ in group if name in adapted for part in adapter_parameters(adapted[name])]
+            with _gathered(needed):
                 for name, parameter in group if keep else ():
-                    yield name, parameter.detach().to(self._wire_dtype(parameter), copy=True).contiguous()
+                    yield plain_name(name), self._copy(parameter, adapted.get(name))
+
+    @torch.no_grad()
+    def _copy(self, parameter: Tensor, adapted: Any) -> Tensor:
+        """An own copy of a gathered parameter, with its adapter merged in where it has one."""
+        whole = parameter.detach() if adapted is None else merged(parameter.detach(), adapted)
+        return whole.to(self._wire_dtype(parameter), copy=adapted is None).contiguous()
+
+    def _base_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The parameters of the model without adapter, under the names they have with it."""
+        return ((name, parameter) for name, parameter in self._module.named_parameters() if not is_adapter(name))
 
     def _groups(self) -> Iterator[list[tuple[str, nn.Parameter]]]:
         """The parameters in order, in groups of at most bucket_bytes."""
         group: list[tuple[str, nn.Parameter]] = []
         held = 0
-        for name, parameter in self._module.named_parameters():
+        for name, parameter in self._base_parameters():
             size = prod(_full_shape(parameter)) * parameter.element_size()
             if group and held + size > self._bucket_bytes:
                 yield group
@@ -83,6 +97,17 @@ def gathered_state_dict(module: nn.Module, bucket_bytes: int, dtype: torch.dtype
     for name, buffer in module.named_buffers():
         if name in persistent:
             state[name] = buffer.detach().to("cpu", copy=True)
+    return state
+
+
+def gathered_adapter(module: nn.Module) -> dict[str, Tensor]:
+    """The adapter's tensors in host memory on rank 0 under peft's names, ``{}`` on the others; every rank calls it."""
+    state = {}
+    for name, parameter in module.named_parameters():
+        if is_adapter(name):
+            with _gathered([parameter]):
+                if _rank() == 0:
+                    state[f"base_model.model.{name.replace(f'.{ADAPTER}.', '.')}"] = parameter.detach().cpu().clone()
     return state
 
 

@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.pipeline.conftest import Outcome, Workplace
 
@@ -110,6 +111,32 @@ def test_sft_with_a_share_of_pretraining_text_learns_both(place: Workplace) -> N
     mixed = place.run("sft", "mixed", *text, "sft.max_steps=1").summary
     alone = place.run("sft", "unmixed", "sft.max_steps=1").summary
     assert mixed["tokens"] > alone["tokens"]  # 4 examples of text beside 8 demonstrations
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_lora_needs_no_reference_and_reaches_the_engine_merged(place: Workplace, stage: int) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    outcome = place.run(
+        "ppo",
+        "lora",
+        "actor.lora.rank=4",
+        "critic.lora.rank=4",
+        f"actor.zero_stage={stage}",
+        f"actor.num_workers={2 if stage else 1}",
+        "actor.optim.lr=1e-2",
+        "weights.verify_every=1",
+    )
+    assert not list((outcome.run / "logs").glob("reference-*"))
+    assert abs(outcome.metrics[0]["kl/sequence_mean"]) < 1e-3
+    assert abs(outcome.metrics[1]["kl/sequence_mean"]) > 1e-3
+    assert all(line["rollout/logprob_gap"] < 1e-4 for line in outcome.metrics)
+    merged = AutoModelForCausalLM.from_pretrained(outcome.run / "model", dtype=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(place.root / "model", dtype=torch.float32)
+    adapted = PeftModel.from_pretrained(base, str(outcome.run / "model_adapter")).merge_and_unload()
+    for name, tensor in merged.state_dict().items():
+        torch.testing.assert_close(tensor, adapted.state_dict()[name], rtol=0, atol=1e-6)
 
 
 def test_dpo_learns_the_rankings_and_goes_on_after_a_resume(place: Workplace) -> None:
