@@ -54,7 +54,7 @@ def comparisons() -> Comparisons:
     return Comparisons(tokens, counts, prompts, ranks, answers, torch.tensor([9, 11, 10]))
 
 
-def work(rank: int, world: int, port: int, folder: str, stage: int, budget: int) -> None:
+def work(rank: int, world: int, port: int, folder: str, stage: int, budget: int, dtype: str) -> None:
     """One rank: trains an actor, a critic and a reward model, and writes down what it saw."""
     import os
 
@@ -72,7 +72,7 @@ def work(rank: int, world: int, port: int, folder: str, stage: int, budget: int)
     )
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
     role = TrainedRole(
-        model=ModelConfig(path=f"{folder}/model"),
+        model=ModelConfig(path=f"{folder}/model", dtype=dtype),
         zero_stage=stage,
         micro_batch_tokens=budget,
         optim=OptimConfig(lr=1e-2, grad_clip=0.5),
@@ -114,7 +114,7 @@ def work(rank: int, world: int, port: int, folder: str, stage: int, budget: int)
     dist.destroy_process_group()
 
 
-def train(folder: Path, world: int, stage: int, budget: int) -> dict:
+def train(folder: Path, world: int, stage: int, budget: int, dtype: str = "float32") -> dict:
     """Runs all ranks; gives rank 0's figures, with the log-probabilities of all rows."""
     write_model(folder / "model")
     with socket.socket() as probe:
@@ -122,7 +122,8 @@ def train(folder: Path, world: int, stage: int, budget: int) -> dict:
         port = probe.getsockname()[1]
     context = multiprocessing.get_context("spawn")
     ranks = [
-        context.Process(target=work, args=(rank, world, port, str(folder), stage, budget)) for rank in range(world)
+        context.Process(target=work, args=(rank, world, port, str(folder), stage, budget, dtype))
+        for rank in range(world)
     ]
     for rank in ranks:
         rank.start()
@@ -166,6 +167,16 @@ def test_workers_stages_and_micro_batches_do_not_change_losses_gradients_or_weig
 ) -> None:
     seen = train(tmp_path, world, stage, budget)
     assert numbers(seen) == pytest.approx(numbers(alone), rel=1e-4, abs=2e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world,stage", [(1, 0), (2, 2), (2, 3)])
+def test_bfloat16_gives_the_same_within_its_rounding(tmp_path: Path, alone: dict, world: int, stage: int) -> None:
+    seen = train(tmp_path, world, stage, 30, "bfloat16")
+    for role in ("actor", "critic"):
+        for name in ("loss", "grad_norm", "lr"):
+            assert seen[role][name] == pytest.approx(alone[role][name], rel=0.05, abs=0.02), (role, name)
+    assert numbers(seen["logprobs"]) == pytest.approx(numbers(alone["logprobs"]), abs=0.3)
 
 
 @pytest.mark.slow

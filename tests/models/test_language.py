@@ -98,6 +98,9 @@ def test_a_bias_is_added_to_the_scores_and_saved_with_the_model(tmp_path: Path) 
     flat, rows, last = tokens(), torch.arange(len(LENGTHS)), LENGTHS - 1
     laid = lay_out(flat, LENGTHS, "right", torch.device("cpu"))
     before = model(laid, rows, last)
+    for row, score in zip(torch.split(flat, LENGTHS.tolist()), before, strict=True):
+        states = model.classifier.model(row[None]).last_hidden_state[0]
+        torch.testing.assert_close(score, model.classifier.score(states)[-1, 0], rtol=0, atol=1e-5)
     model.set_bias(-1.25)
     model.classifier.save_pretrained(tmp_path / "saved")
     again = load_scalar(ModelConfig(path=str(tmp_path / "saved")), CPU)
