@@ -106,7 +106,15 @@ def check_rollout(rollout: RolloutConfig) -> None:
     _choice("rollout.backend", rollout.backend, BACKENDS)
     _choice("rollout.dtype", rollout.dtype, DTYPES)
     check_count("rollout.num_engines", rollout.num_engines)
-    for key in ("max_response_tokens", "max_prompt_tokens", "samples_per_prompt", "block_size", "max_batch"):
+    for key in (
+        "max_response_tokens",
+        "max_prompt_tokens",
+        "samples_per_prompt",
+        "block_size",
+        "max_batch",
+        "max_turns",
+        "max_turn_tokens",
+    ):
         check_count(f"rollout.{key}", value_of(rollout, key))
     _positive("rollout.temperature", rollout.temperature)
     _positive("rollout.top_p", rollout.top_p)

@@ -114,6 +114,9 @@ class RolloutConfig(WorkerConfig):
     max_response_tokens: int = 256
     max_prompt_tokens: int = 256
     samples_per_prompt: int = 1
+    environment: Optional[str] = None  # "package.module:function" that answers each turn of a response
+    max_turns: int = 4  # turns of a response, with an environment
+    max_turn_tokens: int = 128  # most tokens of a turn, with an environment
     memory_gib: float = 1.0  # KV cache of an engine on CPU, GiB
     memory_utilization: float = 0.9  # share of an accelerator's memory an engine may take
     block_size: int = 32  # tokens of a KV-cache block; on CPU a multiple of 32

@@ -200,6 +200,12 @@ def _check_batches(config: PPOConfig) -> None:
 
 def _check_algorithm(config: PPOConfig) -> None:
     ppo, rollout = config.ppo, config.rollout
+    _check_function("rollout.environment", rollout.environment)
+    if rollout.environment is not None and rollout.max_turn_tokens > rollout.max_response_tokens:
+        raise UserError(
+            f"rollout.max_turn_tokens={rollout.max_turn_tokens} is more than a whole response may have "
+            f"(rollout.max_response_tokens={rollout.max_response_tokens}): lower it"
+        )
     _check_function("ppo.advantage", ppo.advantage if ":" in ppo.advantage else None)
     if ppo.advantage in _GROUPED and rollout.samples_per_prompt < 2:
         raise UserError(

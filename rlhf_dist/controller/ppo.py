@@ -23,6 +23,7 @@ from rlhf_dist.algo.rewards import (
 )
 from rlhf_dist.config.schema import KLConfig, PPOConfig
 from rlhf_dist.controller.parity import check_parity
+from rlhf_dist.controller.turns import Environment, converse
 from rlhf_dist.errors import RunError
 from rlhf_dist.rollout.protocol import SamplingOptions
 from rlhf_dist.types import (
@@ -94,15 +95,22 @@ class PPO:
         config: the run's.
         roles: who samples, scores and learns.
         estimator: of the advantages.
+        environment: who answers the policy's turns; None where a response is one turn.
         timer: times the phases.
         tolerance: of the check of the engines' weights, see :func:`check_parity`.
     """
 
     def __init__(
-        self, config: PPOConfig, roles: PPORoles, estimator: Estimator, timer: Timer, tolerance: float
+        self,
+        config: PPOConfig,
+        roles: PPORoles,
+        estimator: Estimator,
+        environment: Environment | None,
+        timer: Timer,
+        tolerance: float,
     ) -> None:
         self.config, self.roles, self.timer, self.tolerance = config, roles, timer, tolerance
-        self.estimator = estimator
+        self.estimator, self.environment = estimator, environment
         self.kl = make_kl_controller(config.ppo.kl)
         self.moments = RunningMoments()
         self.version = 0
@@ -141,12 +149,16 @@ class PPO:
         self.version = version
 
     def generate(self, prompts: Prompts) -> Sequences:
-        """One response a prompt."""
+        """One response a prompt, of one turn or, with an environment, of several."""
         rollout = self.config.rollout
-        options = SamplingOptions(
-            rollout.temperature, rollout.max_response_tokens, self.config.run.seed, rollout.top_p, rollout.top_k
-        )
-        return self._run(self.roles.rollout.generate(prompts, options))[0]
+
+        def turn(prompts: Prompts, most: int) -> Sequences:
+            options = SamplingOptions(rollout.temperature, most, self.config.run.seed, rollout.top_p, rollout.top_k)
+            return self._run(self.roles.rollout.generate(prompts, options))[0]
+
+        if self.environment is None:
+            return turn(prompts, rollout.max_response_tokens)
+        return converse(prompts, turn, self.environment)
 
     def score(self, sequences: Sequences) -> Experience:
         """What actor, reference, critic and rewards say of the sequences.

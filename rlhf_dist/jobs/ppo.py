@@ -8,17 +8,20 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rlhf_dist.config.resolve import MAIN_REWARD, resolve_ppo, reward_sources, shares_reference, uses_model
-from rlhf_dist.config.schema import PPOConfig, RewardRole
+from rlhf_dist.config.schema import PPOConfig, RewardRole, RolloutConfig
 from rlhf_dist.config.validate import validate_ppo
 from rlhf_dist.errors import UserError
 from rlhf_dist.jobs.datasets import pretraining_text
 from rlhf_dist.jobs.shop import Workshop, finish, open_desk, open_run, open_workshop
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from rlhf_dist.algo.advantages import Estimator
     from rlhf_dist.cluster.group import WorkerGroup
     from rlhf_dist.cluster.placement import RoleResources
     from rlhf_dist.controller.ppo import PPORoles
+    from rlhf_dist.controller.turns import Environment
     from rlhf_dist.device import Device
     from rlhf_dist.engine.text_reward import TextScorer
 
@@ -45,7 +48,8 @@ def run_ppo(config: PPOConfig) -> None:
     ):
         desk = make_desk(workshop)
         roles = _ppo_roles(config, workshop, [data.tokenizer.eos_token_id])
-        ppo = PPO(config, roles, _estimator(config.ppo.advantage), desk.timer, tolerance)
+        environment = _environment(config.rollout, data.tokenizer)
+        ppo = PPO(config, roles, _estimator(config.ppo.advantage), environment, desk.timer, tolerance)
         job = PPOJob(config, ppo, data, desk)
         summary = run_job(job, desk)
     finish(directory, summary)
@@ -56,6 +60,17 @@ def _estimator(name: str) -> Estimator:
     from rlhf_dist.data.functions import load_function
 
     return ESTIMATORS[name] if name in ESTIMATORS else load_function(name)
+
+
+def _environment(rollout: RolloutConfig, tokenizer: PreTrainedTokenizerBase) -> Environment | None:
+    from rlhf_dist.controller.turns import Environment
+    from rlhf_dist.data.functions import load_function
+
+    if rollout.environment is None:
+        return None
+    context = rollout.max_prompt_tokens + rollout.max_response_tokens
+    reply = load_function(rollout.environment)
+    return Environment(rollout.environment, reply, tokenizer, rollout.max_turns, rollout.max_turn_tokens, context)
 
 
 def _ppo_data(config: PPOConfig) -> Any:
@@ -72,7 +87,8 @@ def _ppo_data(config: PPOConfig) -> Any:
     else:
         prompts, held_out = prompts.split_off(data.eval_count)
     judge = load_function(config.judge) if config.judge is not None else None
-    _estimator(config.ppo.advantage)
+    _estimator(config.ppo.advantage)  # as the environment, for the mistakes in it
+    _environment(config.rollout, tokenizer)
     for source in reward_sources(config).values():
         if source.function is not None:
             load_function(source.function)  # its workers load it for themselves; a mistake in it shows here

@@ -139,6 +139,29 @@ def test_lora_needs_no_reference_and_reaches_the_engine_merged(place: Workplace,
         torch.testing.assert_close(tensor, adapted.state_dict()[name], rtol=0, atol=1e-6)
 
 
+def test_an_environments_turns_are_read_and_not_learned(place: Workplace) -> None:
+    (place.root / "world.py").write_text(
+        "def reply(prompts, responses):\n    return [' is bad' if len(r) < 40 else None for r in responses]\n"
+    )
+    outcome = place.run(
+        "ppo",
+        "turns",
+        "rollout.environment=world.py:reply",
+        "rollout.max_turns=3",
+        "rollout.max_turn_tokens=16",
+        "rollout.max_response_tokens=48",
+        "rollout.temperature=1.5",
+        "ppo.prompts_per_step=24",
+        "run.samples_every=1",
+        "run.samples_count=24",
+    )
+    samples = [json.loads(line) for line in (outcome.run / "samples.jsonl").read_text().splitlines()]
+    assert any(" is bad" in sample["response"] for sample in samples)
+    for line in outcome.metrics:
+        assert line["rollout/logprob_gap"] < 1e-4  # of sampled tokens alone; the others are not even told
+    assert abs(outcome.metrics[0]["kl/sequence_mean"]) < 1e-3
+
+
 def test_dpo_learns_the_rankings_and_goes_on_after_a_resume(place: Workplace) -> None:
     whole = place.run("dpo", "dpo", "dpo.max_steps=4", "actor.num_workers=2", "actor.zero_stage=3", "run.save_every=2")
     assert whole.metrics[0]["loss/dpo"] == pytest.approx(0.6931, abs=1e-3)  # policy and reference are equal: log 2

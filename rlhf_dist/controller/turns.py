@@ -1,0 +1,144 @@
+"""Responses of several turns: the policy writes, an environment (a tool, a user) answers, the policy goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+
+from rlhf_dist.errors import RunError
+from rlhf_dist.types import Prompts, Sequences
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+TURN_IDS = 2**44  # sample numbers of each further turn start here times the turn: no two draws share random numbers
+
+Reply = Callable[[list[str], list[str]], Sequence["str | None"]]
+Generate = Callable[[Prompts, int], Sequences]
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Who answers the policy, and for how long.
+
+    Attributes:
+        name: in messages.
+        reply: prompts and responses so far, as texts, to what follows each response; None ends it.
+        tokenizer: the model's.
+        max_turns: of the policy's.
+        turn_tokens: most tokens of one.
+        context: most tokens of prompt and response.
+    """
+
+    name: str
+    reply: Reply
+    tokenizer: PreTrainedTokenizerBase
+    max_turns: int
+    turn_tokens: int
+    context: int
+
+
+@dataclass
+class _Talk:
+    """One sample while it grows: tokens of the prompt, then of the response, with what belongs to the latter."""
+
+    prompt: list[int]
+    response: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    mask: list[bool] = field(default_factory=list)
+    finished: bool = False
+
+    def add(self, tokens: list[int], logprobs: list[float], sampled: bool) -> None:
+        self.response += tokens
+        self.logprobs += logprobs
+        self.mask += [sampled] * len(tokens)
+
+    @property
+    def length(self) -> int:
+        return len(self.prompt) + len(self.response)
+
+
+def converse(prompts: Prompts, generate: Generate, environment: Environment) -> Sequences:
+    """A response of one or more turns to each prompt; the environment's tokens are masked in ``loss_mask``.
+
+    A talk ends where the environment says so, where a turn was cut off before its end-of-sequence token, after
+    ``max_turns``, and where no room is left for a further turn.
+
+    Args:
+        prompts: ``[B]``.
+        generate: samples one turn to each prompt, of at most so many tokens.
+        environment: who answers.
+
+    Raises:
+        RunError: the environment failed or gave another number of replies.
+    """
+    talks = [_Talk(tokens) for tokens in prompts.token_lists()]
+    active, version = list(range(len(talks))), torch.zeros(len(talks), dtype=torch.int64)
+    for turn in range(environment.max_turns):
+        turns = generate(_further(prompts, talks, active, turn), environment.turn_tokens)
+        version[active] = turns.weight_version
+        rows = zip(active, turns.response_lists(), _rows(turns), turns.finished.tolist(), strict=True)
+        for at, tokens, logprobs, finished in rows:
+            talks[at].add(tokens, logprobs, sampled=True)
+            talks[at].finished = finished
+        active = [at for at in active if talks[at].finished]
+        if turn + 1 == environment.max_turns or not active:
+            break
+        active = _answered(talks, active, environment)
+    return _sequences(prompts, talks, version)
+
+
+def _further(prompts: Prompts, talks: list[_Talk], active: list[int], turn: int) -> Prompts:
+    """What the policy goes on from."""
+    lengths = torch.tensor([talks[at].length for at in active], dtype=torch.int64)
+    flat = [token for at in active for token in (*talks[at].prompt, *talks[at].response)]
+    picked = prompts.select(active)
+    return Prompts(torch.tensor(flat, dtype=torch.int64), lengths, picked.ids + turn * TURN_IDS, picked.rows)
+
+
+def _answered(talks: list[_Talk], active: list[int], environment: Environment) -> list[int]:
+    """Adds the environment's replies; gives the talks that go on."""
+    decode = environment.tokenizer.batch_decode
+    texts = [
+        decode([getattr(talks[at], part) for at in active], skip_special_tokens=True) for part in ("prompt", "response")
+    ]
+    try:
+        replies = list(environment.reply(*texts))
+    except Exception as error:  # the user's code may raise anything
+        first = f"{texts[1][0][:120]!r}"
+        raise RunError(
+            f"environment {environment.name} failed on {len(active)} responses, the first of them {first}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if len(replies) != len(active):
+        raise RunError(f"environment {environment.name} gave {len(replies)} replies to {len(active)} responses")
+    going_on = []
+    for at, reply in zip(active, replies, strict=True):
+        if reply is None:
+            continue
+        tokens = environment.tokenizer(reply, add_special_tokens=False)["input_ids"]
+        if tokens and talks[at].length + len(tokens) + environment.turn_tokens <= environment.context:
+            talks[at].add(tokens, [0.0] * len(tokens), sampled=False)
+            talks[at].finished = False
+            going_on.append(at)
+    return going_on
+
+
+def _rows(turns: Sequences) -> list[list[float]]:
+    return [row.tolist() for row in torch.split(turns.rollout_logprobs, turns.response_lengths.tolist())]
+
+
+def _sequences(prompts: Prompts, talks: list[_Talk], version: torch.Tensor) -> Sequences:
+    return Sequences(
+        tokens=torch.tensor([token for talk in talks for token in (*talk.prompt, *talk.response)], dtype=torch.int64),
+        prompt_lengths=prompts.lengths,
+        response_lengths=torch.tensor([len(talk.response) for talk in talks], dtype=torch.int64),
+        rollout_logprobs=torch.tensor([value for talk in talks for value in talk.logprobs], dtype=torch.float32),
+        loss_mask=torch.tensor([sampled for talk in talks for sampled in talk.mask], dtype=torch.bool),
+        finished=torch.tensor([talk.finished for talk in talks], dtype=torch.bool),
+        weight_version=version,
+        rows=prompts.rows,
+    )
