@@ -27,7 +27,7 @@ GROUP = 4  # samples a prompt, of those that compare them
 _GROUPED = [f"rollout.samples_per_prompt={GROUP}", f"ppo.prompts_per_step={SAMPLES // GROUP}"]
 ALGORITHMS: dict[str, list[str]] = {
     "PPO": [],
-    "PPO-ptx": ["ppo.pretrain_coef=1.0", "ppo.pretrain_per_sample=2"],
+    "PPO-ptx": ["ppo.pretrain_coef=0.25"],
     "GRPO": ["ppo.advantage=grpo", "ppo.aggregation=sequence-mean", *_GROUPED],
     "RLOO": ["ppo.advantage=rloo", *_GROUPED],
     "REINFORCE++": ["ppo.advantage=reinforce++"],
