@@ -192,7 +192,7 @@ def test_a_reward_that_is_not_a_number_ends_the_run_with_the_sample(place: Workp
         "ppo", "nan", "rollout.backend=hf", "reward.model.path=null", "reward.function=broken.py:score", expect=1
     )
     error = next(line for line in outcome.output.splitlines() if line.startswith("error:"))
-    assert "broken.py:score gave nan for the response" in error
+    assert "broken.py:score gave nan for prompt" in error
 
 
 def test_a_function_can_be_the_reward_and_another_the_judge(place: Workplace) -> None:
