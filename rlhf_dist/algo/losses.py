@@ -148,3 +148,9 @@ def dpo_loss(
     counts = torch.bincount(rows, minlength=answers.numel()).clamp(min=1)
     zeros = torch.zeros(answers.numel(), dtype=logprobs.dtype, device=logprobs.device)
     return zeros.index_add(0, rows, losses) / counts, margins
+
+
+def ranked_right(margins: Tensor) -> Tensor:
+    """Of each pair's margin ``[P]`` whether it is ranked right ``[P]`` float32: 1, 0, or one half for a tie, as all are
+    before the policy has moved away from the reference."""
+    return (margins > 0).float() + 0.5 * (margins == 0).float()

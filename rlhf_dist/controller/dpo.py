@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rlhf_dist.algo.losses import dpo_loss
+from rlhf_dist.algo.losses import dpo_loss, ranked_right
 from rlhf_dist.cluster.roles import Actor, Reference, TrainedModel
 from rlhf_dist.config.schema import DPOConfig
 from rlhf_dist.controller.loop import Desk
@@ -90,7 +90,7 @@ class DPOJob:
                 self.actor.answer_logprobs(held_out), self.reference.answer_logprobs(held_out)
             )
         losses, margins = dpo_loss(logprobs, reference, held_out.ranks, held_out.answers, dpo.beta, dpo.label_smoothing)
-        return {"loss": float(losses.mean()), "accuracy": float((margins > 0).float().mean())}
+        return {"loss": float(losses.mean()), "accuracy": float(ranked_right(margins).mean())}
 
     def _run(self, *calls: Any) -> list[Any]:
         return self.desk.placement.run(*calls, timeout_s=self.desk.timeout_s)
