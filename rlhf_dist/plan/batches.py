@@ -1,0 +1,68 @@
+"""How many of what a PPO step holds: samples, minibatches, micro-batches, optimizer steps, bytes moved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+from rlhf_dist.algo.minibatches import steps_per_batch
+from rlhf_dist.config.schema import PPOConfig, TrainedRole
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The arithmetic of one PPO step.
+
+    Attributes:
+        prompts: of a step.
+        samples: responses to them.
+        longest: tokens of a sequence at most.
+        optimizer_steps: of each role that learns.
+        minibatch: samples of one optimizer step.
+        actor_micro_batches: of one optimizer step on the busiest actor worker, if all sequences are of full length.
+        critic_micro_batches: the same of the critic; 0 without one.
+        idle_workers: role -> workers that have nothing to do in a minibatch.
+        idle_engines: engines without a prompt.
+    """
+
+    prompts: int
+    samples: int
+    longest: int
+    optimizer_steps: int
+    minibatch: int
+    actor_micro_batches: int
+    critic_micro_batches: int
+    idle_workers: dict[str, int]
+    idle_engines: int
+
+
+def ppo_batches(config: PPOConfig) -> Batches:
+    """The arithmetic of a resolved PPO configuration."""
+    rollout, ppo = config.rollout, config.ppo
+    samples = ppo.prompts_per_step * rollout.samples_per_prompt
+    longest = rollout.max_prompt_tokens + rollout.max_response_tokens
+    optimizer_steps = steps_per_batch(samples, ppo.minibatch_size, ppo.epochs)
+    minibatch = ceil(samples / (optimizer_steps // ppo.epochs))
+    learning = {"actor": config.actor} | ({"critic": config.critic} if ppo.use_critic else {})
+    counts = {name: _micro_batches(minibatch, longest, role) for name, role in learning.items()}
+    return Batches(
+        prompts=ppo.prompts_per_step,
+        samples=samples,
+        longest=longest,
+        optimizer_steps=optimizer_steps,
+        minibatch=minibatch,
+        actor_micro_batches=counts["actor"],
+        critic_micro_batches=counts.get("critic", 0),
+        idle_workers={
+            name: role.num_workers - minibatch for name, role in learning.items() if role.num_workers > minibatch
+        },
+        idle_engines=max(rollout.num_engines - samples, 0),
+    )
+
+
+def _micro_batches(minibatch: int, longest: int, role: TrainedRole) -> int:
+    rows = ceil(minibatch / role.num_workers)
+    at_once = max(role.micro_batch_tokens // longest, 1)
+    if role.micro_batch_sequences:
+        at_once = min(at_once, role.micro_batch_sequences)
+    return ceil(rows / at_once)

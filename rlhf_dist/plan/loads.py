@@ -1,0 +1,87 @@
+"""What lies on the devices of each pool at the worst moment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rlhf_dist.config.schema import PPOConfig
+from rlhf_dist.device import Device
+from rlhf_dist.plan.job import JobConfig, RoleModel, longest_sequence
+from rlhf_dist.plan.memory import Footprint
+from rlhf_dist.plan.pools import Pool
+
+GIB = 2**30
+# Memory of a process before it has a model: the device's context and libraries, or Python's and torch's own.
+CONTEXT_BYTES = int(0.7 * GIB)
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """The cluster that a plan is made for.
+
+    Attributes:
+        nodes: how many.
+        devices_per_node: accelerators of each; 0 where the nodes have none.
+        memory_bytes: of an accelerator, or of a node without any; None where it is not known.
+    """
+
+    nodes: int
+    devices_per_node: int
+    memory_bytes: int | None
+
+    @property
+    def devices(self) -> int:
+        """Accelerators of the cluster."""
+        return self.nodes * self.devices_per_node
+
+
+@dataclass(frozen=True)
+class PoolLoad:
+    """What lies on one device of a pool at the worst moment (on a CPU: on the one node, of all pools)."""
+
+    pool: Pool
+    total: int
+    why: str
+    certain: int  # bytes of it that are no estimate
+
+
+def footprints_of(config: JobConfig, models: dict[str, RoleModel], hardware: Hardware) -> dict[str, Footprint]:
+    """The bytes of a worker of each role with a model."""
+    device_bytes = hardware.memory_bytes if hardware.devices_per_node else None
+    return {name: model.footprint(longest_sequence(config), device_bytes) for name, model in models.items()}
+
+
+def loads_of(
+    pools: Sequence[Pool], footprints: dict[str, Footprint], device: Device, config: JobConfig
+) -> list[PoolLoad]:
+    """What each pool's devices hold; without accelerators, what the node holds."""
+    if not device.is_accelerator:
+        return [_node_load(pools, footprints)]
+    loads = []
+    for pool in pools:
+        inside = {role.role: footprints[role.role] for role in pool.roles if role.role in footprints}
+        if not inside:
+            continue
+        worst = max(inside, key=lambda name: inside[name].total)
+        moments = {worst: inside[worst].total}
+        if {"actor", "rollout"} <= inside.keys() and isinstance(config, PPOConfig):
+            bucket = 2 * config.weights.bucket_mb * 2**20
+            moments["the transfer of weights"] = inside["actor"].weights + inside["rollout"].weights + bucket
+        why = max(moments, key=lambda name: moments[name])
+        certain = max(needs.certain for needs in inside.values())
+        loads.append(PoolLoad(pool, moments[why] + CONTEXT_BYTES * len(pool.roles), why, certain))
+    return loads
+
+
+def _node_load(pools: Sequence[Pool], footprints: dict[str, Footprint]) -> PoolLoad:
+    """On a CPU all roles share a node's memory; of their activations only one's are there at a time."""
+    roles = [role for pool in pools for role in pool.roles]
+    total, highest = CONTEXT_BYTES * sum(role.workers for role in roles), 0
+    for role in roles:
+        if role.role in footprints:
+            needs = footprints[role.role]
+            total += (needs.total - needs.activations) * role.workers
+            highest = max(highest, needs.activations * role.workers)
+    certain = sum(footprints[role.role].certain * role.workers for role in roles if role.role in footprints)
+    return PoolLoad(Pool(tuple(roles)), total + highest, "all roles together", certain)
