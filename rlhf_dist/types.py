@@ -17,13 +17,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+# How much of a role is on its devices, where roles share them: all of it, its weights, or nothing.
+Residency = Literal["all", "weights", "none"]
 
 
 def ragged_indices(lengths: Tensor, index: Tensor) -> Tensor:

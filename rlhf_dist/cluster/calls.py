@@ -53,11 +53,13 @@ def run_calls(calls: Sequence[Call[Any]], timeout_s: float) -> list[Any]:
     for c, call in enumerate(calls):
         for w, (worker, args) in enumerate(zip(call.group.workers, call.args, strict=True)):
             waiting[worker.call.remote(call.method, *args)] = (c, w)
+        call.group.waiting(call.group.size)
     answers = collect(
         {ref: calls[c].group.worker_names[w] for ref, (c, w) in waiting.items()},
         "/".join(call.method for call in calls),
         timeout_s,
         {name: log for call in calls for name, log in zip(call.group.worker_names, call.group.logs, strict=True)},
+        answered=lambda ref: calls[waiting[ref][0]].group.waiting(-1),
     )
     parts: list[list[Any]] = [[None] * call.group.size for call in calls]
     for ref, (c, w) in waiting.items():
@@ -65,7 +67,13 @@ def run_calls(calls: Sequence[Call[Any]], timeout_s: float) -> list[Any]:
     return [call.combine(part) for call, part in zip(calls, parts, strict=True)]
 
 
-def collect(names: dict[Any, str], what: str, timeout_s: float, logs: dict[str, str]) -> dict[Any, Any]:
+def collect(
+    names: dict[Any, str],
+    what: str,
+    timeout_s: float,
+    logs: dict[str, str],
+    answered: Callable[[Any], None] = lambda ref: None,
+) -> dict[Any, Any]:
     """Waits for all references; the first failure ends the waiting, whoever else is still at work.
 
     Args:
@@ -73,6 +81,7 @@ def collect(names: dict[Any, str], what: str, timeout_s: float, logs: dict[str, 
         what: was asked of them, for messages.
         timeout_s: seconds to wait for all of them together.
         logs: each worker's log file.
+        answered: called with each reference once its answer is there.
     """
     deadline = time.monotonic() + timeout_s
     pending, answers = list(names), {}
@@ -84,6 +93,7 @@ def collect(names: dict[Any, str], what: str, timeout_s: float, logs: dict[str, 
             raise RunError(f"{what}: no answer from {late} within {timeout_s:g} s", _tails(late.split(", "), logs))
         for ref in done:
             answers[ref] = _get(ref, names[ref], what, logs)
+            answered(ref)
     return answers
 
 

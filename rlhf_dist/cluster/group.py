@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ from torch import Tensor
 
 from rlhf_dist.cluster.calls import collect
 from rlhf_dist.cluster.placement import Placement
+from rlhf_dist.cluster.prometheus import RunGauges
 from rlhf_dist.cluster.worker import Rendezvous, Worker
+from rlhf_dist.config.placement import environment, port_range
+from rlhf_dist.config.schema import ClusterConfig
 from rlhf_dist.device import Device
 from rlhf_dist.models.layout import balanced_shards
 from rlhf_dist.types import ragged_indices
@@ -23,59 +27,74 @@ class WorkerGroup:
     """The workers of one role.
 
     Args:
+        run: the run's name.
         role: its name, also in Ray's dashboard and in the log files' names.
         placement: where its workers live.
         device: of the run.
         log_dir: for one log file a worker.
         env: environment variables of the worker processes.
         seed: of torch's generators in every worker.
-        timeout_s: deadline of starting, and of each collective among the workers.
+        cluster: the deadline of starting, and of each collective among the workers; their network and environment.
+        gauges: told how many calls the workers have not answered.
     """
 
     def __init__(
         self,
+        run: str,
         role: str,
         placement: Placement,
         device: Device,
         log_dir: Path,
         env: dict[str, str],
         seed: int,
-        timeout_s: float,
+        cluster: ClusterConfig,
+        gauges: RunGauges,
     ) -> None:
         resources = placement.roles[role]
         self.role, self.size, self.device = role, resources.workers, device
-        self.seed, self.timeout_s, self.threads = seed, timeout_s, resources.threads
+        self.seed, self.timeout_s, self.threads = seed, cluster.start_timeout_s, resources.threads
+        self.ports = port_range(cluster.ports)
+        self._run, self._gauges = run, gauges
         self.worker_names = [f"{role}-{rank}" for rank in range(self.size)]
         self.logs = [str(log_dir / f"{name}.log") for name in self.worker_names]
-        worker_env = device.worker_env(resources.threads) | env
+        worker_env = device.worker_env(resources.threads, cluster.interface) | env | environment(cluster.env)
         # Ray's dashboard and `ps` show an actor by its class: one named after the role tells which is which.
         actor_class = ray.remote(type("".join(part.capitalize() for part in role.split("-")), (Worker,), {}))
         self.workers = [
             actor_class.options(
-                name=f"{name}", runtime_env={"env_vars": worker_env}, **placement.options(role, rank)
-            ).remote(name, log, os.getcwd())
+                name=f"{run}/{name}", runtime_env={"env_vars": worker_env}, **placement.options(role, rank)
+            ).remote(name, log, os.getcwd(), self._visible(placement, rank))
             for rank, (name, log) in enumerate(zip(self.worker_names, self.logs, strict=True))
         ]
+
+    def _visible(self, placement: Placement, rank: int) -> tuple[str, str] | None:
+        devices = placement.visible_devices(self.role, rank)
+        return None if devices is None else (str(self.device.visible_variable), devices)
 
     host: str  # address of the first worker's node, known once build() was called
 
     def build(self, factory: Callable[..., Any], args: Callable[[int], tuple[Any, ...]], collective: bool) -> list[Any]:
-        """Asks every worker to make its engine; :func:`wait_built` waits for the answers.
+        """Asks every worker to make its engine; :func:`build_groups` waits for the answers.
 
         Args:
             factory: makes an engine, in the worker.
             args: for a rank, the factory's arguments.
             collective: whether the workers form one process group.
         """
-        ref = self.workers[0].address.remote()
-        self.host, port = collect({ref: self.worker_names[0]}, "starting", self.timeout_s, self._log_of())[ref]
+        ref = self.workers[0].host_rendezvous.remote(self.ports, self.timeout_s)
+        self.host, port = collect({ref: self.worker_names[0]}, "starting", self.timeout_s, self.log_of())[ref]
         refs = []
         for rank, worker in enumerate(self.workers):
             at = Rendezvous(self.host, port, rank, self.size, self.timeout_s) if collective else None
-            refs.append(worker.build.remote(self.device, self.seed, self.threads, at, factory, args(rank)))
+            refs.append(worker.build.remote(self._run, self.device, self.seed, self.threads, at, factory, args(rank)))
         return refs
 
-    def _log_of(self) -> dict[str, str]:
+    def waiting(self, calls: int) -> None:
+        """Notes that so many calls more, or fewer, wait for an answer."""
+        self._gauges.waiting(self.role, calls)
+
+    def log_of(self) -> dict[str, str]:
+        """The log file of each worker, by its name."""
         return dict(zip(self.worker_names, self.logs, strict=True))
 
     def kill(self) -> None:
@@ -84,16 +103,34 @@ class WorkerGroup:
             ray.kill(worker)
 
 
-def wait_built(building: list[tuple[WorkerGroup, list[Any]]], timeout_s: float) -> None:
-    """Waits until the engines of several groups are made.
+@dataclass(frozen=True)
+class Construction:
+    """A group whose engines are to be made; the attributes are the arguments of :meth:`WorkerGroup.build`."""
+
+    group: WorkerGroup
+    factory: Callable[..., Any]
+    args: Callable[[int], tuple[Any, ...]]
+    collective: bool
+
+
+def build_groups(constructions: Sequence[Construction], placement: Placement, timeout_s: float) -> None:
+    """Makes the engines of several groups: all at once, but those that share devices one after another.
 
     Raises:
         RunError: one failed or was not ready in time.
         UserError: a worker found a mistake of the user's.
     """
-    names = {ref: name for group, refs in building for name, ref in zip(group.worker_names, refs, strict=True)}
-    logs = {name: log for group, _ in building for name, log in zip(group.worker_names, group.logs, strict=True)}
-    collect(names, "loading", timeout_s, logs)
+    for wave in placement.building_waves([construction.group.role for construction in constructions]):
+        now = [constructions[index] for index in wave]
+        placement.residents.vacate([construction.group.role for construction in now], timeout_s)
+        names: dict[Any, str] = {}
+        for making in now:
+            refs = making.group.build(making.factory, making.args, making.collective)
+            names |= zip(refs, making.group.worker_names, strict=True)
+        logs = {name: log for making in now for name, log in making.group.log_of().items()}
+        collect(names, "loading", timeout_s, logs)
+        for making in now:
+            placement.residents.admit(making.group)
 
 
 def reassemble(parts: list[Tensor], lengths: Tensor, outputs: Tensor) -> Tensor:

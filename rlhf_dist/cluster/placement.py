@@ -1,63 +1,64 @@
-"""Where workers live: placement groups, and the check that the cluster can hold them at all."""
+"""Where workers live: placement groups, and who is on shared devices at a time."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.exceptions import GetTimeoutError
+from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rlhf_dist.cluster.calls import Call, run_calls
-from rlhf_dist.config.schema import WorkerConfig
+from rlhf_dist.cluster.capacity import Bundle, Wanted, can_never_fit, nodes, table
+from rlhf_dist.cluster.residency import Residents
 from rlhf_dist.device import Device
 from rlhf_dist.errors import ClusterError
+from rlhf_dist.plan.pools import Pool
 
 
-@dataclass(frozen=True)
-class RoleResources:
-    """What one role asks of the cluster.
+@dataclass
+class _Ground:
+    """A pool with its placement group.
 
     Attributes:
-        role: its name.
-        workers: how many.
-        bundle: Ray resources of each worker.
-        threads: CPU threads of each worker.
+        pool: who lives there.
+        group: Ray's.
+        order: the group's bundles in the order in which they are used: node by node.
+        keepers: of a shared pool's accelerators, an actor for each bundle.
+        visible: what each bundle's devices are called on their node.
     """
 
-    role: str
-    workers: int
-    bundle: dict[str, float]
-    threads: int
+    pool: Pool
+    group: PlacementGroup
+    order: list[int] = field(default_factory=list)
+    keepers: list[Any] = field(default_factory=list)
+    visible: list[list[str]] = field(default_factory=list)
 
 
-def role_resources(role: str, workers: int, config: WorkerConfig, device: Device) -> RoleResources:
-    """The resources of a role's workers, `null` entries of the configuration filled in.
+class _Keeper:
+    """Holds a bundle's accelerators in Ray's books, for roles that share them.
 
-    On a CPU device the roles take turns on the same cores, so each worker asks Ray for a token share of one only,
-    and may use its part of all of them when its turn comes.
+    Ray hands a device to one actor, or in fractions to several of which one cannot say who gets which. So a keeper
+    takes the whole bundle, and the workers beside it are told which of its devices are theirs.
     """
-    cpus = config.cpus_per_worker
-    if cpus is None:
-        cpus = 1.0 if device.is_accelerator else 0.1
-    threads = config.threads_per_worker
-    if threads is None:
-        threads = 1 if device.is_accelerator else max(1, (os.cpu_count() or 1) // workers)
-    bundle = {"CPU": cpus}
-    if device.ray_resource is not None:
-        bundle[device.ray_resource] = 1.0
-    return RoleResources(role, workers, bundle, threads)
+
+    def devices(self, variable: str) -> list[str]:
+        """What Ray lets this process see."""
+        return os.environ[variable].split(",")
 
 
 class Placement:
-    """The placement groups of a run's roles, one group a role.
+    """The placement groups of a run, one for each pool of devices.
 
     Args:
-        roles: what each asks for.
+        run: the run's name.
+        pools: who lives together.
         device: of the run.
         timeout_s: how long to wait for the cluster to give it.
 
@@ -65,67 +66,149 @@ class Placement:
         ClusterError: the cluster cannot hold the roles; the text says what is wanted, there, and free.
     """
 
-    def __init__(self, roles: Sequence[RoleResources], device: Device, timeout_s: float) -> None:
-        self.concurrent = device.is_accelerator  # on CPU roles share the cores, and gain nothing by running at once
-        self.roles = {role.role: role for role in roles}
-        self._groups: dict[str, PlacementGroup] = {}
-        _check_total(roles)
+    def __init__(self, run: str, pools: Sequence[Pool], device: Device, timeout_s: float) -> None:
+        self.run_name, self.device = run, device
+        self.roles = {role.role: role for pool in pools for role in pool.roles}
+        self.residents = Residents([[role.role for role in pool.roles] for pool in pools])
+        self._where = {role.role: number for number, pool in enumerate(pools) for role in pool.roles}
+        self._grounds: list[_Ground] = []
+        wanted = {pool.name: Wanted(pool.resources(device), pool.roles[0].strategy) for pool in pools}
+        cluster = nodes()
+        problem = can_never_fit(wanted, cluster)
+        if problem is not None:
+            raise ClusterError(f"{problem}\n  {table(wanted, cluster)}")
+        try:
+            self._take(pools, wanted, timeout_s)
+        except BaseException:
+            self.close()
+            raise
+
+    def _take(self, pools: Sequence[Pool], wanted: dict[str, Wanted], timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
-        for role in roles:
-            group = placement_group([dict(role.bundle)] * role.workers, strategy="PACK", name=role.role)
-            self._groups[role.role] = group
-        for name, group in self._groups.items():
-            if not group.wait(max(deadline - time.monotonic(), 0.01)):
-                text = f"role {name} got no place within {timeout_s:g} s: {_table(roles)}"
-                self.close()
-                raise ClusterError(text)
+        for pool in pools:
+            want = wanted[pool.name]
+            group = placement_group(
+                list(map(dict, want.bundles)), strategy=want.strategy.upper(), name=f"{self.run_name}/{pool.name}"
+            )
+            self._grounds.append(_Ground(pool, group))
+        for ground in self._grounds:
+            if not ground.group.wait(max(deadline - time.monotonic(), 0.01)):
+                raise ClusterError(
+                    f"no place for {ground.pool.name} ({ground.pool.roles[0].strategy}) within {timeout_s:g} s\n  "
+                    + table(wanted, nodes(self._own()))
+                )
+            ground.order = _by_node(ground.group)
+            if ground.pool.shared and ground.pool.width:
+                self._keep(ground, max(deadline - time.monotonic(), 30.0))
+
+    def _own(self) -> list[tuple[str, Bundle]]:
+        """What this run has got: nodes' ids, each with a bundle."""
+        tables = [placement_group_table(ground.group) for ground in self._grounds]
+        return [
+            (table["bundles_to_node_id"][number], bundle)
+            for table in tables
+            if table["state"] == "CREATED"
+            for number, bundle in table["bundles"].items()
+        ]
+
+    def _keep(self, ground: _Ground, timeout_s: float) -> None:
+        """Takes a shared pool's accelerators, and learns what they are called."""
+        keeper = ray.remote(_Keeper)
+        for bundle in ground.order:
+            options = _options(ground, bundle, 0.0, {str(self.device.ray_resource): float(ground.pool.width)})
+            name = f"{self.run_name}/{ground.pool.name}/keeper-{len(ground.keepers)}"
+            ground.keepers.append(keeper.options(name=name, **options).remote())
+        asked = [keeper.devices.remote(self.device.visible_variable) for keeper in ground.keepers]
+        try:
+            ground.visible = ray.get(asked, timeout=timeout_s)
+        except GetTimeoutError as error:
+            raise ClusterError(f"the devices of {ground.pool.name} did not answer within {timeout_s:g} s") from error
 
     def options(self, role: str, rank: int) -> dict[str, Any]:
         """Ray's options for worker ``rank`` of ``role``: its bundle and its resources."""
-        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+        ground, resources = self._ground(role), self.roles[role]
+        own = {str(self.device.ray_resource): float(resources.devices)} if resources.devices else {}
+        bundle = ground.order[ground.pool.seat(resources, rank).bundle]
+        return _options(ground, bundle, resources.cpus, {} if ground.keepers else own)
 
-        bundle = dict(self.roles[role].bundle)
-        return {
-            "num_cpus": bundle.pop("CPU"),
-            "num_gpus": bundle.pop("GPU", 0),
-            "resources": bundle,
-            "scheduling_strategy": PlacementGroupSchedulingStrategy(self._groups[role], rank),
-        }
+    def visible_devices(self, role: str, rank: int) -> str | None:
+        """What the worker must set its visible-devices variable to; None where Ray does so."""
+        ground = self._ground(role)
+        if not ground.keepers:
+            return None
+        seat = ground.pool.seat(self.roles[role], rank)
+        return ",".join(ground.visible[seat.bundle][index] for index in seat.devices)
+
+    def is_shared(self, role: str) -> bool:
+        """Whether other roles live on the devices of ``role``."""
+        return self._ground(role).pool.shared
+
+    def same_seats(self, one: str, other: str) -> bool:
+        """Whether two roles share devices, process by process: the same ones, in the same order."""
+        if self._where[one] != self._where[other]:
+            return False
+        here, there = self.roles[one], self.roles[other]
+        return here.workers * here.processes == there.workers * there.processes
+
+    def shares_devices(self, one: str, other: str) -> bool:
+        """Whether two roles live in the same pool."""
+        return self._where[one] == self._where[other]
 
     def run(self, *calls: Call[Any], timeout_s: float) -> list[Any]:
-        """Runs calls on several roles: at once where each has its own devices, else one after another."""
-        if self.concurrent:
-            return run_calls(calls, timeout_s)
-        return [run_calls([call], timeout_s)[0] for call in calls]
+        """Runs calls on several roles: at once where each has its own devices, else one after another.
+
+        Roles that share devices come onto them for their calls, and wait in host memory meanwhile.
+        """
+        answers: dict[int, Any] = {}
+        for wave in self.waves([call.group.role for call in calls]):
+            now = [calls[index] for index in wave]
+            self.residents.bring({call.group: "all" for call in now}, timeout_s)
+            answers |= zip(wave, run_calls(now, timeout_s), strict=True)
+        return [answers[index] for index in range(len(calls))]
+
+    def waves(self, roles: Sequence[str]) -> list[list[int]]:
+        """Which of ``roles`` (by index) may be at work at the same time, wave after wave.
+
+        Without accelerators all roles share the cores, and gain nothing by running at once.
+        """
+        lanes: dict[int, list[int]] = {}
+        for index, role in enumerate(roles):
+            lanes.setdefault(self._where[role] if self.device.is_accelerator else 0, []).append(index)
+        return _side_by_side(lanes)
+
+    def building_waves(self, roles: Sequence[str]) -> list[list[int]]:
+        """The same as :meth:`waves` for loading models, which even roles without accelerators do at once."""
+        lanes: dict[int, list[int]] = {}
+        for index, role in enumerate(roles):
+            lanes.setdefault(self._where[role], []).append(index)
+        return _side_by_side(lanes)
 
     def close(self) -> None:
         """Gives the places back."""
-        for group in self._groups.values():
-            remove_placement_group(group)
-        self._groups = {}
+        for ground in self._grounds:
+            remove_placement_group(ground.group)
+        self._grounds = []
+
+    def _ground(self, role: str) -> _Ground:
+        return self._grounds[self._where[role]]
 
 
-def _wanted(roles: Sequence[RoleResources]) -> Counter[str]:
-    wanted: Counter[str] = Counter()
-    for role in roles:
-        for name, amount in role.bundle.items():
-            wanted[name] += amount * role.workers  # type: ignore[assignment]
-    return wanted
+def _side_by_side(lanes: dict[int, list[int]]) -> list[list[int]]:
+    """The first of every lane, then the second of every lane, and so on."""
+    return [[index for index in wave if index is not None] for wave in itertools.zip_longest(*lanes.values())]
 
 
-def _check_total(roles: Sequence[RoleResources]) -> None:
-    """Fails at once where even the empty cluster would be too small, as no waiting would help."""
-    present = ray.cluster_resources()
-    for name, amount in _wanted(roles).items():
-        if amount > present.get(name, 0.0) + 1e-6:
-            raise ClusterError(f"the cluster has too little {name}: {_table(roles)}")
+def _options(ground: _Ground, bundle: int, cpus: float, accelerators: dict[str, float]) -> dict[str, Any]:
+    accelerators = dict(accelerators)
+    return {
+        "num_cpus": cpus,
+        "num_gpus": accelerators.pop("GPU", 0),
+        "resources": accelerators,
+        "scheduling_strategy": PlacementGroupSchedulingStrategy(ground.group, bundle),
+    }
 
 
-def _table(roles: Sequence[RoleResources]) -> str:
-    present, free = ray.cluster_resources(), ray.available_resources()
-    parts = [
-        f"{name} wanted {amount:g}, present {present.get(name, 0.0):g}, free {free.get(name, 0.0):g}"
-        for name, amount in sorted(_wanted(roles).items())
-    ]
-    each = ", ".join(f"{role.role} {role.workers} x {role.bundle}" for role in roles)
-    return f"{'; '.join(parts)} ({each})"
+def _by_node(group: PlacementGroup) -> list[int]:
+    """The bundles of a group, those of a node together: neighbouring ranks then talk inside a node."""
+    node_of: dict[int, str] = placement_group_table(group)["bundles_to_node_id"]
+    return sorted(node_of, key=lambda bundle: (node_of[bundle], bundle))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,21 +17,23 @@ CONNECT_TIMEOUT_S = 10.0
 
 
 @contextmanager
-def ray_session(config: ClusterConfig) -> Iterator[None]:
+def ray_session(config: ClusterConfig, run: str) -> Iterator[None]:
     """Connects to ``cluster.address``, else ``RAY_ADDRESS`` (a job has it set), else starts a local cluster.
 
-    A cluster started here is stopped again at the end; one that was found is left running.
+    A cluster started here is stopped again at the end; one that was found is left running. What the run names there is
+    in a namespace of its own, so that runs of the same name do not meet.
 
     Raises:
         ClusterError: nothing answers at the address.
     """
     address = config.address or os.environ.get("RAY_ADDRESS")
+    namespace = f"{run}-{uuid.uuid4().hex[:8]}"
     try:
         if address:
             _knock(address)
-            ray.init(address=address, log_to_driver=False, configure_logging=False)
+            ray.init(address=address, namespace=namespace, log_to_driver=False, configure_logging=False)
         else:
-            _start_local(config)
+            _start_local(config, namespace)
     except (OSError, RuntimeError, ValueError) as error:
         where = address or "local"
         raise ClusterError(f"no Ray cluster at {where!r}: {str(error).strip().splitlines()[0]}") from error
@@ -47,9 +50,10 @@ def _knock(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
 
 
-def _start_local(config: ClusterConfig) -> None:
+def _start_local(config: ClusterConfig, namespace: str) -> None:
     ray.init(
         address="local",
+        namespace=namespace,
         include_dashboard=False,
         log_to_driver=False,
         configure_logging=False,

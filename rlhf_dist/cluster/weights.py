@@ -3,34 +3,53 @@
 from __future__ import annotations
 
 from rlhf_dist.cluster.calls import Call, run_calls, same_args
+from rlhf_dist.cluster.placement import Placement
 from rlhf_dist.cluster.roles import Actor, Rollout
-from rlhf_dist.config.schema import WeightsConfig
+from rlhf_dist.config.placement import port_range
+from rlhf_dist.config.schema import ClusterConfig, WeightsConfig
+from rlhf_dist.errors import UserError
+from rlhf_dist.weights.groups import TransferPlan
 
 
 class WeightSync:
-    """The broadcast group of the actor's first worker and all engines: opened once, used after every step.
+    """The group of the actor's workers and all engines: opened once, used after every step.
 
     One push is one call to each worker and each engine, whatever the number of parameters: the actor's workers
-    gather and broadcast bucket after bucket, while the engines receive and load.
+    gather and send bucket after bucket, while the engines receive and load.
 
     Args:
         actor: whose weights.
         rollout: who gets them.
-        config: bucket size and deadline.
+        placement: knows whether they share devices, and makes room for the transfer.
+        tensor_parallel: processes of an engine.
+        config: the way, the bucket size and the deadline.
+        cluster: the ports.
     """
 
-    def __init__(self, actor: Actor, rollout: Rollout, config: WeightsConfig) -> None:
+    def __init__(
+        self,
+        actor: Actor,
+        rollout: Rollout,
+        placement: Placement,
+        tensor_parallel: int,
+        config: WeightsConfig,
+        cluster: ClusterConfig,
+    ) -> None:
         self._actor, self._rollout, self._timeout_s = actor.group, rollout.group, config.timeout_s
-        host = self._actor.host
-        members = [self._actor.worker_names[0], *self._rollout.worker_names]
-        arguments = same_args(self._actor, host, members, config.bucket_mb * 2**20, config.timeout_s)
-        opened: Call[list] = Call(self._actor, "open_weights", arguments, list)
+        self._residents, self._version = placement.residents, 0
+        engines = _processes(self._rollout.worker_names, tensor_parallel)
+        transport = self._transport(placement, config.transport)
+        senders = self._actor.worker_names if transport == "shared" else self._actor.worker_names[:1]
+        members = (*senders, *engines)
+        plan = TransferPlan(transport, members, config.bucket_mb * 2**20, config.timeout_s, port_range(cluster.ports))
+        self._make_room()
+        opened: Call[list] = Call(self._actor, "open_weights", same_args(self._actor, self._actor.host, plan), list)
         endpoint, self._parameters = run_calls([opened], self._timeout_s)[0][0]
-        joining: Call[None] = Call(
-            self._rollout, "join", [(endpoint, rank + 1) for rank in range(self._rollout.size)], _nothing
-        )
-        connecting: Call[None] = Call(self._actor, "connect_weights", same_args(self._actor), _nothing)
+        ranks = [len(senders) + rank * tensor_parallel for rank in range(self._rollout.size)]
+        joining: Call[None] = Call(self._rollout, "join", [(endpoint, rank) for rank in ranks], _nothing)
+        connecting: Call[None] = Call(self._actor, "connect_weights", same_args(self._actor, endpoint), _nothing)
         run_calls([joining, connecting], self._timeout_s)
+        self._residents.on_return(self._rollout, lambda: self.push(self._version))
 
     def push(self, version: int) -> None:
         """Brings the actor's weights of now to every engine, where they count as ``version``.
@@ -38,11 +57,39 @@ class WeightSync:
         Raises:
             RunError: an engine or actor worker did not take part in time, or failed; it is named.
         """
+        self._make_room()
         sending: Call[None] = Call(self._actor, "send_weights", same_args(self._actor), _nothing)
         receiving: Call[None] = Call(
             self._rollout, "receive", same_args(self._rollout, self._parameters, version), _nothing
         )
         run_calls([receiving, sending], self._timeout_s)
+        self._version = version
+
+    def _make_room(self) -> None:
+        self._residents.bring({self._actor: "weights", self._rollout: "weights"}, self._timeout_s)
+
+    def _transport(self, placement: Placement, wanted: str) -> str:
+        """What `weights.transport` comes to where the actor and the engines live."""
+        actor, rollout = self._actor.role, self._rollout.role
+        if wanted == "shared" and not placement.same_seats(actor, rollout):
+            raise UserError(
+                "weights.transport=shared: actor and rollout must have the same devices, process by process: name them "
+                "together in placement, with actor.num_workers = rollout.num_engines * rollout.tensor_parallel"
+            )
+        if wanted == "collective" and placement.device.is_accelerator and placement.shares_devices(actor, rollout):
+            raise UserError("weights.transport=collective: actor and rollout share devices: use auto, shared or host")
+        if wanted != "auto":
+            return wanted
+        if not placement.shares_devices(actor, rollout):
+            return "collective"
+        return "shared" if placement.same_seats(actor, rollout) else "host"
+
+
+def _processes(engines: list[str], tensor_parallel: int) -> list[str]:
+    """Names of all processes of the engines."""
+    if tensor_parallel == 1:
+        return list(engines)
+    return [f"{engine}.{part}" for engine in engines for part in range(tensor_parallel)]
 
 
 def _nothing(_: list) -> None:

@@ -13,7 +13,9 @@ from typing import Any
 import ray
 
 from rlhf_dist.chatter import redirect_process_output
-from rlhf_dist.device import Device
+from rlhf_dist.cluster.prometheus import Gauges, watch_memory
+from rlhf_dist.device import GLOO_INTERFACE, Device
+from rlhf_dist.network import interface_of, listening_store
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Rendezvous:
 
     Attributes:
         host: address of the first worker's node.
-        port: free TCP port there.
+        port: of the store there.
         rank: this worker's.
         world: number of workers.
         timeout_s: deadline of any collective among them, seconds.
@@ -38,23 +40,32 @@ class Rendezvous:
 class Worker:
     """The Ray actor's class. ``build`` makes the role's engine, ``call`` runs its methods."""
 
-    def __init__(self, name: str, log: str, folder: str) -> None:
+    def __init__(self, name: str, log: str, folder: str, visible: tuple[str, str] | None) -> None:
         self.name = name
+        self.gauges: Gauges | None = None
+        self.store: Any = None  # at which the role's workers meet, on the first of them
+        if visible is not None:  # before anything looks for devices
+            os.environ[visible[0]] = visible[1]
         # Relative paths of the configuration mean the launcher's directory, where this node has it too.
         if os.path.isdir(folder):
             os.chdir(folder)
         Path(log).parent.mkdir(parents=True, exist_ok=True)
         redirect_process_output(Path(log))
+        # Gloo would listen at the address of the host's name, which on many hosts is the loopback.
+        interface = interface_of(ray.util.get_node_ip_address())
+        if interface is not None:
+            os.environ.setdefault(GLOO_INTERFACE, interface)
         print(f"worker {name}: pid {os.getpid()} on {socket.gethostname()}")
 
-    def address(self) -> tuple[str, int]:
-        """This node's address, and a TCP port that is free on it."""
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            probe.bind(("", 0))
-            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+    def host_rendezvous(self, ports: tuple[int, int] | None, timeout_s: float) -> tuple[str, int]:
+        """Opens the store at which the role's workers meet. Returns this node's address and the store's port."""
+        host = ray.util.get_node_ip_address()
+        self.store = listening_store(host, ports, timeout_s)
+        return host, self.store.port
 
     def build(
         self,
+        run: str,
         device: Device,
         seed: int,
         threads: int,
@@ -66,10 +77,11 @@ class Worker:
         import torch
 
         device.set_current()
+        self.gauges = watch_memory(run, self.name, device)
         device.seed(seed)
         torch.set_num_threads(threads)
         if rendezvous is not None:
-            _join_process_group(device, rendezvous)
+            _join_process_group(device, rendezvous, self.store)
         self.engine = factory(*args)
 
     def call(self, method: str, *args: Any) -> Any:
@@ -77,17 +89,14 @@ class Worker:
         return getattr(self.engine, method)(*args)
 
 
-def _join_process_group(device: Device, at: Rendezvous) -> None:
+def _join_process_group(device: Device, at: Rendezvous, store: Any) -> None:
     import torch.distributed as dist
 
     # DeepSpeed looks for these even where the process group is there already.
     os.environ.update(
         MASTER_ADDR=at.host, MASTER_PORT=str(at.port), RANK=str(at.rank), WORLD_SIZE=str(at.world), LOCAL_RANK="0"
     )
-    dist.init_process_group(
-        device.collective,
-        init_method=f"tcp://{at.host}:{at.port}",
-        rank=at.rank,
-        world_size=at.world,
-        timeout=datetime.timedelta(seconds=at.timeout_s),
-    )
+    timeout = datetime.timedelta(seconds=at.timeout_s)
+    if store is None:
+        store = dist.TCPStore(at.host, at.port, is_master=False, timeout=timeout, wait_for_workers=False)
+    dist.init_process_group(device.collective, store=store, rank=at.rank, world_size=at.world, timeout=timeout)

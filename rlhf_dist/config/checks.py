@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from rlhf_dist import device
+from rlhf_dist.config.placement import environment, port_range
 from rlhf_dist.config.schema import (
     ClusterConfig,
     ComparisonData,
@@ -36,6 +37,8 @@ DTYPES = ("auto", "float32", "bfloat16")
 SCHEDULES = ("constant", "cosine")
 KL_CONTROLLERS = ("fixed", "adaptive")
 BACKENDS = ("vllm", "hf")
+STRATEGIES = ("pack", "spread", "strict_pack", "strict_spread")
+TRANSPORTS = ("auto", "collective", "shared", "host")
 LAYOUTS = ("right", "left", "packed")
 ADVANTAGES = ("gae", "grpo", "rloo", "reinforce++")
 AGGREGATIONS = ("token-mean", "sequence-mean", "constant")
@@ -73,6 +76,8 @@ def check_cluster(cluster: ClusterConfig) -> None:
     """The section `cluster`."""
     for key in ("placement_timeout_s", "start_timeout_s", "call_timeout_s", "object_store_gib"):
         _positive(f"cluster.{key}", value_of(cluster, key))
+    port_range(cluster.ports)
+    environment(cluster.env)
 
 
 def check_trained(role: str, group: TrainedRole) -> None:
@@ -106,6 +111,7 @@ def check_rollout(rollout: RolloutConfig) -> None:
     _choice("rollout.backend", rollout.backend, BACKENDS)
     _choice("rollout.dtype", rollout.dtype, DTYPES)
     check_count("rollout.num_engines", rollout.num_engines)
+    check_count("rollout.tensor_parallel", rollout.tensor_parallel)
     for key in (
         "max_response_tokens",
         "max_prompt_tokens",
@@ -127,6 +133,7 @@ def check_rollout(rollout: RolloutConfig) -> None:
 
 def check_weights(weights: WeightsConfig) -> None:
     """The section `weights`."""
+    _choice("weights.transport", weights.transport, TRANSPORTS)
     check_count("weights.bucket_mb", weights.bucket_mb)
     check_count("weights.verify_every", weights.verify_every, 0)
     if weights.tolerance is not None:
@@ -202,6 +209,7 @@ def _check_workers(role: str, group: WorkerConfig) -> None:
         _not_negative(f"{role}.cpus_per_worker", group.cpus_per_worker)
     if group.threads_per_worker is not None:
         check_count(f"{role}.threads_per_worker", group.threads_per_worker)
+    _choice(f"{role}.strategy", group.strategy, STRATEGIES)
 
 
 def _check_model(name: str, model: ModelConfig) -> None:

@@ -130,4 +130,15 @@ def _value(node: yaml.Node, where: str) -> Value:
         return None if node.tag == _NULL else str(node.value)
     if isinstance(node, yaml.SequenceNode) and all(isinstance(item, yaml.ScalarNode) for item in node.value):
         return [str(item.value) for item in node.value]
+    if isinstance(node, yaml.SequenceNode):  # of lists: roles that share devices; who wants it reads its text
+        return _flow(node, where)
+    raise UserError(f"{where}expected a single value or a list of them")
+
+
+def _flow(node: yaml.Node, where: str, depth: int = 0) -> str:
+    """A list of lists as text: `[[a, b], [c]]`."""
+    if isinstance(node, yaml.ScalarNode):
+        return str(node.value)
+    if isinstance(node, yaml.SequenceNode) and depth < _DEEPEST:
+        return f"[{', '.join(_flow(item, where, depth + 1) for item in node.value)}]"
     raise UserError(f"{where}expected a single value or a list of them")

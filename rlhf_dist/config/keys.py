@@ -24,7 +24,7 @@ class Key:
 
     Attributes:
         name: the dotted key, as on the command line.
-        base: int, float, bool, str, or list (of numbers).
+        base: int, float, bool, str, or list.
         optional: whether null is one of its values.
         default: the schema's default; ``omegaconf.MISSING`` where the user must say.
         comment: what the schema says of it, in one line; may be empty.
@@ -35,6 +35,7 @@ class Key:
     optional: bool
     default: Any
     comment: str
+    element: type | None = None  # of a list
 
     @property
     def required(self) -> bool:
@@ -44,7 +45,8 @@ class Key:
     @property
     def expected(self) -> str:
         """What a value must be, in words: "an integer", "a number or null", ..."""
-        words = {int: "an integer", float: "a number", bool: "true or false", str: "a text", list: "a list of numbers"}
+        words = {int: "an integer", float: "a number", bool: "true or false", str: "a text"}
+        words[list] = "a list of texts, as [A, B]" if self.element is str else "a list of numbers"
         return words[self.base] + (" or null" if self.optional else "")
 
 
@@ -99,19 +101,20 @@ def _walk(kind: type, prefix: str) -> list[Key]:
             continue
         if typing.get_origin(hint) is dict:
             continue
-        base, optional = _leaf_type(hint)
+        base, optional, element = _leaf_type(hint)
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-        keys.append(Key(prefix + field.name, base, optional, default, _comment(kind, field.name)))
+        keys.append(Key(prefix + field.name, base, optional, default, _comment(kind, field.name), element))
     return keys
 
 
-def _leaf_type(hint: Any) -> tuple[type, bool]:
-    """(the type without Optional and element type, whether it was Optional)."""
+def _leaf_type(hint: Any) -> tuple[type, bool, type | None]:
+    """(the type without Optional and element type, whether it was Optional, the element type of a list)."""
     parts = typing.get_args(hint)
     optional = type(None) in parts
     if optional:
         (hint,) = [part for part in parts if part is not type(None)]
-    return (typing.get_origin(hint) or hint), optional
+    element = typing.get_args(hint)[0] if typing.get_origin(hint) is list else None
+    return (typing.get_origin(hint) or hint), optional, element
 
 
 def _comment(kind: type, field: str) -> str:

@@ -47,6 +47,7 @@ class WorkerConfig:
     # roles take turns
     threads_per_worker: Optional[int] = None  # null: on CPU the machine's cores / num_workers, as roles take turns; 1
     # beside an accelerator
+    strategy: str = "pack"  # pack | spread | strict_pack | strict_spread: onto few nodes, or onto many
 
 
 @dataclass
@@ -107,6 +108,7 @@ class RolloutConfig(WorkerConfig):
 
     backend: str = "vllm"  # vllm | hf
     num_engines: int = 1
+    tensor_parallel: int = 1  # devices that share one engine's model
     dtype: str = "auto"
     temperature: float = 1.0
     top_p: float = 1.0  # draw from the likeliest tokens that make up this probability; 1: all
@@ -128,6 +130,9 @@ class RolloutConfig(WorkerConfig):
 class WeightsConfig:
     """How the actor's weights reach the engines, and how that is checked."""
 
+    transport: str = "auto"  # auto | collective | shared | host: device to device, through memory that the actor's and
+    # the engine's process share, or through host memory; auto: shared where both have the same devices, else
+    # collective
     bucket_mb: int = 256  # MiB of one broadcast
     verify_every: int = 50  # steps between two parity checks; the first transfer is always checked; 0: only the first
     tolerance: Optional[float] = None  # largest mean difference of a sequence's log-probabilities, nats; null: 1e-3
@@ -204,6 +209,9 @@ class ClusterConfig:
     start_timeout_s: float = 900.0  # loading models and engines
     call_timeout_s: float = 3600.0  # any one phase of a step
     object_store_gib: float = 1.0  # of a local cluster that this run starts
+    interface: Optional[str] = None  # network interface of the collectives between nodes, as eth0; null: theirs to find
+    ports: Optional[str] = None  # range in which workers listen for one another, as 20000-20099; null: any free port
+    env: list[str] = field(default_factory=list)  # further environment variables of every worker, as NAME=VALUE
 
 
 @dataclass
@@ -325,6 +333,8 @@ class DPOConfig:
     actor: TrainedRole = field(default_factory=TrainedRole)
     reference: FrozenRole = field(default_factory=FrozenRole)
     dpo: DPOTraining = field(default_factory=DPOTraining)
+    placement: str = "separate"  # separate: every role has its own devices; colocated: all share the same ones, in
+    # turns; or the roles that share, as [[actor, reference], [critic, reward], [rollout]]
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
 
@@ -343,5 +353,7 @@ class PPOConfig:
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     weights: WeightsConfig = field(default_factory=WeightsConfig)
     ppo: PPOAlgoConfig = field(default_factory=PPOAlgoConfig)
+    placement: str = "separate"  # separate: every role has its own devices; colocated: all share the same ones, in
+    # turns; or the roles that share, as [[actor, reference], [critic, reward], [rollout]]
     judge: Optional[str] = None  # independent scorer of the evaluation, "package.module:function"; never trained on
     cluster: ClusterConfig = field(default_factory=ClusterConfig)

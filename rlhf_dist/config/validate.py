@@ -16,6 +16,7 @@ from rlhf_dist.config import checks
 from rlhf_dist.config.keys import schema_keys
 from rlhf_dist.config.models import check_context, check_same_tokens
 from rlhf_dist.config.paths import check_data_path, check_model_path
+from rlhf_dist.config.placement import shared_groups
 from rlhf_dist.config.resolve import MAIN_REWARD, is_given, reward_sources, uses_model
 from rlhf_dist.config.schema import (
     ComparisonData,
@@ -66,6 +67,7 @@ def validate_ppo(config: PPOConfig, check_paths: bool = True) -> None:
     _check_algorithm(config)
     _check_text(config.pretrain, "ppo.pretrain_coef", config.ppo.pretrain_coef, check_paths)
     _check_block_size(config)
+    _check_placement(config)
     if check_paths:
         _check_ppo_models(config)
         _check_data(config.data)
@@ -112,6 +114,7 @@ def validate_dpo(config: DPOConfig, check_paths: bool = True) -> None:
     checks.check_trained("actor", config.actor)
     checks.check_frozen("reference", config.reference)
     checks.check_supervised("dpo", config.dpo)
+    shared_groups(config.placement, ("actor", "reference"))
     checks.check_examples(config.data)
     if check_paths:
         for role, path in (("actor", config.actor.model.path), ("reference", config.reference.model.path)):
@@ -244,6 +247,26 @@ def _check_block_size(config: PPOConfig) -> None:
         return
     if not device.resolve(config.run.device).is_accelerator:
         raise UserError(f"rollout.block_size={size}: without an accelerator it must be a multiple of {_CPU_BLOCK}")
+
+
+def _check_placement(config: PPOConfig) -> None:
+    roles = ("actor", "critic", "reward", "reference", "rollout", *(f"reward-{name}" for name in config.rewards))
+    groups = shared_groups(config.placement, roles)
+    if config.rollout.backend == "hf" and config.rollout.tensor_parallel > 1:
+        raise UserError(
+            f"rollout.tensor_parallel={config.rollout.tensor_parallel}: rollout.backend=hf holds a model on one "
+            "device; use vllm"
+        )
+    processes = config.rollout.num_engines * config.rollout.tensor_parallel
+    together = any({"actor", "rollout"} <= set(group) for group in groups)
+    if config.weights.transport == "collective" and together and device.resolve(config.run.device).is_accelerator:
+        raise UserError("weights.transport=collective: actor and rollout share devices (placement): use auto or host")
+    if config.weights.transport == "shared" and not (together and processes == config.actor.num_workers):
+        raise UserError(
+            "weights.transport=shared: actor and rollout must have the same devices: name them together in placement, "
+            f"with actor.num_workers={config.actor.num_workers} equal to rollout.num_engines * "
+            f"rollout.tensor_parallel={processes}"
+        )
 
 
 def _check_ppo_models(config: PPOConfig) -> None:

@@ -15,6 +15,7 @@ from rlhf_dist.errors import StoppedByUser, UserError
 
 if TYPE_CHECKING:
     from rlhf_dist.cluster.placement import Placement
+    from rlhf_dist.cluster.prometheus import RunGauges
     from rlhf_dist.cluster.roles import TrainedModel
     from rlhf_dist.controller.metrics import MetricsWriter
     from rlhf_dist.controller.signals import StopSignal
@@ -56,6 +57,7 @@ class Desk:
     config: RunConfig
     directory: RunDir
     metrics: MetricsWriter
+    gauges: RunGauges
     view: LiveView
     timer: Timer
     stop: StopSignal
@@ -95,6 +97,7 @@ def _record(desk: Desk, number: int, metrics: dict[str, float]) -> None:
     step_tokens = metrics.pop("tokens")
     timed["throughput/tokens_per_s"] = step_tokens / timed["time/step_s"]
     desk.metrics.write(number, metrics | timed)
+    desk.gauges.write(number, metrics | timed)
     desk.view.update(number, metrics | timed)
 
 

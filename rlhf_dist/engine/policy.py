@@ -12,12 +12,12 @@ from torch import Tensor
 
 from rlhf_dist.algo.aggregation import normalize_weights
 from rlhf_dist.algo.kl import ESTIMATORS, k3
-from rlhf_dist.algo.losses import PolicyObjective, dpo_loss, ppo_policy_loss
+from rlhf_dist.algo.losses import PolicyObjective, dpo_loss, ppo_policy_loss, ranked_right
 from rlhf_dist.config.schema import FrozenRole, TrainedRole
 from rlhf_dist.device import Device
 from rlhf_dist.engine.answers import in_like_lengths
 from rlhf_dist.engine.export import save_all
-from rlhf_dist.engine.zero import Part, ZeroRunner, ZeroTrainer
+from rlhf_dist.engine.zero import Engine, LearningEngine, Part, ZeroRunner, ZeroTrainer
 from rlhf_dist.models.language import PolicyModel, load_policy
 from rlhf_dist.models.lora import without_adapter
 from rlhf_dist.types import (
@@ -30,8 +30,9 @@ from rlhf_dist.types import (
     PreferenceStats,
     Sequences,
 )
+from rlhf_dist.weights.groups import TransferPlan, dial
 from rlhf_dist.weights.source import ZeroWeightSource
-from rlhf_dist.weights.transport import BroadcastGroup, Endpoint, ParamInfo
+from rlhf_dist.weights.transport import Endpoint, ParamInfo, TransferGroup
 
 
 def _forward(runner: ZeroRunner, batch: Sequences | Demonstrations, temperature: float) -> Any:
@@ -65,7 +66,7 @@ def _map_answers(runner: ZeroRunner, batch: Comparisons) -> Tensor:
     return runner.map(batch, batch.tokens_per_row, batch.answers, partial(_answer_logprobs, runner))
 
 
-class ReferenceEngine:
+class ReferenceEngine(Engine):
     """One worker's part of the frozen reference.
 
     Args:
@@ -88,7 +89,7 @@ class ReferenceEngine:
         return _map_answers(self.runner, batch)
 
 
-class ActorEngine:
+class ActorEngine(LearningEngine):
     """One worker's part of the actor (PPO), or of the model that SFT trains.
 
     Args:
@@ -102,7 +103,8 @@ class ActorEngine:
         self.temperature = temperature
         self.policy: PolicyModel = load_policy(config.model, device, config.lora)
         self.runner = ZeroTrainer(self.policy, device, config, total_steps)
-        self._group: BroadcastGroup | None = None
+        self._group: TransferGroup | None = None
+        self._sends = False
         self._source: ZeroWeightSource | None = None
 
     def logprobs(self, sequences: Sequences) -> Tensor:
@@ -212,7 +214,7 @@ class ActorEngine:
         losses, margins = dpo_loss(logprobs, reference, answers.ranks, answers.answers, beta, label_smoothing)
         pairs = torch.tensor(float(margins.numel()), device=margins.device)
         margins = margins.detach()
-        sums = torch.stack([losses.detach().sum(), (margins > 0).float().sum(), margins.sum(), pairs])
+        sums = torch.stack([losses.detach().sum(), ranked_right(margins).sum(), margins.sum(), pairs])
         return losses.sum(), sums
 
     def token_losses(self, batch: Demonstrations) -> Tensor:
@@ -221,41 +223,34 @@ class ActorEngine:
             batch, batch.lengths, batch.response_lengths, lambda micro: -_forward(self.runner, micro, 1.0)[0]
         )
 
-    def open_weights(
-        self, host: str, members: list[str], bucket_bytes: int, timeout_s: float
-    ) -> tuple[Endpoint, list[ParamInfo]] | None:
-        """Prepares the broadcast of the weights: the first worker listens on ``host``, the others answer None.
+    def open_weights(self, host: str, plan: TransferPlan) -> tuple[Endpoint, list[ParamInfo]] | None:
+        """Prepares the sending of the weights: the first worker listens on ``host``, the others answer None.
 
         Returns:
-            where the receivers find the sender, and the name, dtype and shape of every weight in sending order.
+            where the others find the first, and the name, dtype and shape of every weight in sending order.
         """
-        self._source = ZeroWeightSource(self.policy.lm, bucket_bytes)
+        self._source = ZeroWeightSource(self.policy.lm, plan.bucket_bytes, all_ranks=plan.all_send)
+        self._sends = plan.all_send or self.runner.rank == 0
         if self.runner.rank != 0:
             return None
-        self._group = BroadcastGroup.listen(host, members, self.runner.device, bucket_bytes, timeout_s)
+        self._group = plan.listen(host, self.runner.device)
         return self._group.endpoint, self._source.metadata()
 
-    def connect_weights(self) -> None:
+    def connect_weights(self, endpoint: Endpoint) -> None:
         """Meets the receivers, while they join."""
+        if self._group is None and self._sends:
+            self._group = dial(endpoint, self.runner.rank)
         if self._group is not None:
             self._group.connect()
 
     def send_weights(self) -> None:
-        """Gathers the weights bucket by bucket, on all workers, and broadcasts them from the first one."""
+        """Gathers the weights bucket by bucket, on all workers, and sends them from those that do."""
         assert self._source is not None, "open_weights comes first"
         if self._group is not None:
             self._group.send(self._source.metadata(), self._source)
         else:
             for _ in self._source:
                 pass
-
-    def save_checkpoint(self, folder: Path) -> None:
-        """Weights, optimizer and schedule, to go on from."""
-        self.runner.save_checkpoint(folder)
-
-    def load_checkpoint(self, folder: Path) -> None:
-        """Goes on from what :meth:`save_checkpoint` wrote."""
-        self.runner.load_checkpoint(folder)
 
     def save_model(self, folder: Path, tokenizer_path: str) -> None:
         """Writes the model in Hugging Face format, with its tokenizer. All workers call it; the first writes."""

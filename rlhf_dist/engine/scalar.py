@@ -14,7 +14,7 @@ from rlhf_dist.config.schema import FrozenRole, TrainedRole
 from rlhf_dist.device import Device
 from rlhf_dist.engine.answers import in_like_lengths
 from rlhf_dist.engine.export import save_all
-from rlhf_dist.engine.zero import Part, ZeroRunner, ZeroTrainer
+from rlhf_dist.engine.zero import Engine, LearningEngine, Part, ZeroRunner, ZeroTrainer
 from rlhf_dist.models.language import load_scalar
 from rlhf_dist.models.layout import predicting_positions
 from rlhf_dist.types import (
@@ -51,7 +51,7 @@ def _answer_scores(runner: ZeroRunner, batch: Comparisons) -> Tensor:
     )
 
 
-class CriticEngine:
+class CriticEngine(LearningEngine):
     """One worker's part of the critic.
 
     Args:
@@ -92,16 +92,8 @@ class CriticEngine:
         loss = (losses * mask).sum()
         return loss, torch.stack([loss.detach(), (clipped & mask).float().sum()])
 
-    def save_checkpoint(self, folder: Path) -> None:
-        """Weights, optimizer and schedule, to go on from."""
-        self.runner.save_checkpoint(folder)
 
-    def load_checkpoint(self, folder: Path) -> None:
-        """Goes on from what :meth:`save_checkpoint` wrote."""
-        self.runner.load_checkpoint(folder)
-
-
-class RewardEngine:
+class RewardEngine(Engine):
     """One worker's part of the frozen reward model.
 
     Args:
@@ -123,7 +115,7 @@ class RewardEngine:
         )
 
 
-class RewardTrainerEngine:
+class RewardTrainerEngine(LearningEngine):
     """One worker's part of the reward model that step 2 trains.
 
     Args:
@@ -169,14 +161,6 @@ class RewardTrainerEngine:
     def shift(self, amount: float) -> None:
         """Adds ``amount`` to every score from now on; the bias is part of what :meth:`save_model` writes."""
         self.model.set_bias(self.model.bias + amount)
-
-    def save_checkpoint(self, folder: Path) -> None:
-        """Weights, optimizer and schedule, to go on from."""
-        self.runner.save_checkpoint(folder)
-
-    def load_checkpoint(self, folder: Path) -> None:
-        """Goes on from what :meth:`save_checkpoint` wrote."""
-        self.runner.load_checkpoint(folder)
 
     def save_model(self, folder: Path, tokenizer_path: str) -> None:
         """Writes the model in Hugging Face format, with its tokenizer. All workers call it; the first writes."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from rlhf_dist.data.tokenizer import load_tokenizer
 from rlhf_dist.errors import RunError
 from rlhf_dist.models.layout import balanced_shards
-from rlhf_dist.types import Sequences
+from rlhf_dist.types import Residency, Sequences
 
 _SHOWN = 120  # characters of a prompt or response in a message
 
@@ -55,6 +55,9 @@ class TextReward:
         prompts = decode(mine.prompt_lists(), skip_special_tokens=True)
         responses = decode(mine.response_lists(), skip_special_tokens=True)
         return torch.tensor(check_scores(self.scorer, prompts, responses))
+
+    def reside(self, to: Residency) -> None:
+        """It holds nothing on a device."""
 
 
 def check_scores(scorer: TextScorer, prompts: list[str], responses: list[str]) -> list[float]:

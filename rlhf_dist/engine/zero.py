@@ -20,8 +20,9 @@ from rlhf_dist.algo.schedule import lr_factor
 from rlhf_dist.config.schema import ModelRole, TrainedRole
 from rlhf_dist.device import Device
 from rlhf_dist.engine.averaging import WeightAverage
+from rlhf_dist.engine.residency import DeviceMemory
 from rlhf_dist.models.layout import MicroBatch, balanced_shards, lay_out, micro_batches
-from rlhf_dist.types import Ragged
+from rlhf_dist.types import Ragged, Residency
 
 Batch = TypeVar("Batch", bound=Ragged)
 
@@ -101,6 +102,17 @@ class ZeroRunner:
         self.model, self.device, self.role = model, device, role
         self.torch_device = device.torch_device()
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        self._memory = DeviceMemory(device, self._weights)
+
+    def _weights(self) -> list[Tensor]:
+        """What holds this worker's part of the model: under stage 3 its shards."""
+        return [getattr(parameter, "ds_tensor", parameter.data) for parameter in self.model.parameters()]
+
+    def reside(self, to: Residency) -> None:
+        """Brings the model and all that belongs to it onto the device, or to host memory, as far as ``to`` says."""
+        if to != "all" and self.role.zero_stage == 3:
+            self.forward_module.empty_partition_cache()
+        self._memory.reside(to)
 
     def lay_out(self, tokens: Tensor, lengths: Tensor) -> MicroBatch:
         """``[T]`` tokens of rows with ``[b]`` lengths as the role's layout wants them, on the device."""
@@ -263,3 +275,27 @@ class ZeroTrainer(ZeroRunner):
     @property
     def _average_file(self) -> str:
         return f"average-{self.rank}-of-{self.world}.safetensors"
+
+
+class Engine:
+    """What the engines of all roles with a model have in common."""
+
+    runner: ZeroRunner
+
+    def reside(self, to: Residency) -> None:
+        """Comes onto the device, or leaves it, where roles share it."""
+        self.runner.reside(to)
+
+
+class LearningEngine(Engine):
+    """What the engines of all roles that learn have in common."""
+
+    runner: ZeroTrainer
+
+    def save_checkpoint(self, folder: Path) -> None:
+        """Weights, optimizer and schedule, to go on from."""
+        self.runner.save_checkpoint(folder)
+
+    def load_checkpoint(self, folder: Path) -> None:
+        """Goes on from what :meth:`save_checkpoint` wrote."""
+        self.runner.load_checkpoint(folder)

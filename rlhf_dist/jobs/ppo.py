@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from rlhf_dist.config.resolve import MAIN_REWARD, resolve_ppo, reward_sources, shares_reference, uses_model
+from rlhf_dist.config.resolve import resolve_ppo, reward_sources, shares_reference, uses_model
 from rlhf_dist.config.schema import PPOConfig, RewardRole, RolloutConfig
 from rlhf_dist.config.validate import validate_ppo
 from rlhf_dist.errors import UserError
 from rlhf_dist.jobs.datasets import pretraining_text
+from rlhf_dist.jobs.preflight import preflight
 from rlhf_dist.jobs.shop import Workshop, finish, open_desk, open_run, open_workshop
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from rlhf_dist.algo.advantages import Estimator
-    from rlhf_dist.cluster.group import WorkerGroup
-    from rlhf_dist.cluster.placement import RoleResources
+    from rlhf_dist.cluster.group import Construction, WorkerGroup
     from rlhf_dist.controller.ppo import PPORoles
     from rlhf_dist.controller.turns import Environment
-    from rlhf_dist.device import Device
     from rlhf_dist.engine.text_reward import TextScorer
 
 
@@ -35,16 +33,19 @@ def run_ppo(config: PPOConfig) -> None:
     from rlhf_dist.controller.ppo_job import PPOJob
     from rlhf_dist.controller.view import PPO_COLUMNS
     from rlhf_dist.device import resolve
+    from rlhf_dist.plan.pools import ppo_pools
 
     device = resolve(config.run.device)
+    pools = ppo_pools(config, device)
     data = _ppo_data(config)
+    preflight(config, device)
     directory = open_run(config.run, config)
     tolerance = config.weights.tolerance
     if tolerance is None:
         tolerance = max(TOLERANCES[device.dtype(name)] for name in (config.rollout.dtype, config.actor.model.dtype))
     with (
         open_desk(config.run, config.cluster, directory, "PPO", PPO_COLUMNS, config.ppo.steps) as make_desk,
-        open_workshop(config.run, config.cluster, device, directory, _ppo_resources(config, device)) as workshop,
+        open_workshop(config.run, config.cluster, device, directory, pools) as workshop,
     ):
         desk = make_desk(workshop)
         roles = _ppo_roles(config, workshop, [data.tokenizer.eos_token_id])
@@ -101,49 +102,31 @@ def _ppo_data(config: PPOConfig) -> Any:
     return PPOData(prompts, held_out, tokenizer, model.path, learned, text, judge)
 
 
-def _ppo_resources(config: PPOConfig, device: Device) -> list[RoleResources]:
-    from rlhf_dist.cluster.placement import role_resources
-
-    scorers = []
-    for name, source in reward_sources(config).items():
-        scorer = role_resources(_reward_role(name), source.num_workers, source, device)
-        if not uses_model(source):  # functions and endpoints need no accelerator
-            scorer = replace(scorer, bundle={"CPU": scorer.bundle["CPU"]})
-        scorers.append(scorer)
-    reference = [role_resources("reference", config.reference.num_workers, config.reference, device)]
-    critic = [role_resources("critic", config.critic.num_workers, config.critic, device)]
-    return [
-        role_resources("actor", config.actor.num_workers, config.actor, device),
-        *(critic if config.ppo.use_critic else []),
-        *scorers,
-        *([] if shares_reference(config) else reference),
-        role_resources("rollout", config.rollout.num_engines, config.rollout, device),
-    ]
-
-
 def _ppo_roles(config: PPOConfig, workshop: Workshop, stop_tokens: list[int]) -> PPORoles:
     """Starts all workers, lets them load at the same time, and opens the way of the weights."""
     from rlhf_dist.algo.minibatches import steps_per_batch
     from rlhf_dist.cluster import roles
-    from rlhf_dist.cluster.group import wait_built
+    from rlhf_dist.cluster.group import Construction
     from rlhf_dist.cluster.weights import WeightSync
     from rlhf_dist.controller.ppo import PPORoles, RewardSource
     from rlhf_dist.engine.policy import ActorEngine, ReferenceEngine
     from rlhf_dist.engine.scalar import CriticEngine
+    from rlhf_dist.plan.pools import reward_role
     from rlhf_dist.rollout.vllm_engine import engine_env
 
     device, temperature = workshop.device, config.rollout.temperature
     samples = config.ppo.prompts_per_step * config.rollout.samples_per_prompt
     total = config.ppo.steps * steps_per_batch(samples, config.ppo.minibatch_size, config.ppo.epochs)
-    building: list[tuple[WorkerGroup, list[Any]]] = []
+    making: list[Construction] = []
 
     def trained(name: str, factory: Any, *args: Any) -> WorkerGroup:
         group = workshop.group(name, {})
-        building.append((group, group.build(factory, lambda _: args, collective=True)))
+        making.append(Construction(group, factory, lambda _: args, collective=True))
         return group
 
+    # The engines come first: where devices are shared, vLLM takes its measure of an empty one.
     rollout = workshop.group("rollout", engine_env(device) if config.rollout.backend == "vllm" else {})
-    building.append((rollout, _build_rollout(config, rollout, stop_tokens)))
+    making.append(_rollout_engines(config, rollout, workshop.placement.is_shared("rollout"), stop_tokens))
     policy = roles.Actor(trained("actor", ActorEngine, config.actor, device, temperature, total))
     critic = (
         roles.Critic(trained("critic", CriticEngine, config.critic, device, total)) if config.ppo.use_critic else None
@@ -155,36 +138,27 @@ def _ppo_roles(config: PPOConfig, workshop: Workshop, stop_tokens: list[int]) ->
     )
     rewards = []
     for name, source in reward_sources(config).items():
-        scorer = workshop.group(_reward_role(name), {})
-        building.append((scorer, _build_reward(config, source, scorer)))
+        scorer = workshop.group(reward_role(name), {})
+        making.append(_scorers(config, source, scorer))
         rewards.append(RewardSource(name, source.weight, roles.Reward(scorer)))
-    wait_built(building, workshop.cluster.start_timeout_s)
+    workshop.build(making)
     engines = roles.Rollout(rollout)
-    return PPORoles(
-        policy,
-        critic,
-        tuple(rewards),
-        reference,
-        engines,
-        WeightSync(policy, engines, config.weights),
-        workshop.placement,
+    weights = WeightSync(
+        policy, engines, workshop.placement, config.rollout.tensor_parallel, config.weights, config.cluster
     )
+    return PPORoles(policy, critic, tuple(rewards), reference, engines, weights, workshop.placement)
 
 
-def _reward_role(name: str) -> str:
-    """What the workers of a source of reward are called."""
-    return "reward" if name == MAIN_REWARD else f"reward-{name}"
-
-
-def _build_reward(config: PPOConfig, source: RewardRole, group: WorkerGroup) -> list[Any]:
+def _scorers(config: PPOConfig, source: RewardRole, group: WorkerGroup) -> Construction:
+    from rlhf_dist.cluster.group import Construction
     from rlhf_dist.engine.scalar import RewardEngine
     from rlhf_dist.engine.text_reward import TextReward
 
     if uses_model(source):
-        return group.build(RewardEngine, lambda _: (source, group.device), collective=True)
+        return Construction(group, RewardEngine, lambda _: (source, group.device), collective=True)
     scorer, tokenizer = partial(_text_scorer, source, _token(source)), config.actor.model.path
-    return group.build(
-        lambda *args: TextReward(scorer(), *args), lambda rank: (tokenizer, rank, group.size), collective=False
+    return Construction(
+        group, lambda *args: TextReward(scorer(), *args), lambda rank: (tokenizer, rank, group.size), collective=False
     )
 
 
@@ -203,12 +177,14 @@ def _text_scorer(source: RewardRole, token: str | None) -> TextScorer:
     return HTTPScorer(source.endpoint, source.endpoint_timeout_s, source.endpoint_retries, token)
 
 
-def _build_rollout(config: PPOConfig, group: WorkerGroup, stop_tokens: list[int]) -> list[Any]:
+def _rollout_engines(config: PPOConfig, group: WorkerGroup, shared: bool, stop_tokens: list[int]) -> Construction:
+    from rlhf_dist.cluster.group import Construction
+
     match config.rollout.backend:
         case "vllm":
             from rlhf_dist.rollout.vllm_engine import VLLMEngine
 
-            factory: Any = VLLMEngine
+            factory: Any = partial(VLLMEngine, shared=shared)
         case "hf":
             from rlhf_dist.rollout.hf_engine import HFEngine
 
@@ -216,4 +192,4 @@ def _build_rollout(config: PPOConfig, group: WorkerGroup, stop_tokens: list[int]
         case other:
             raise UserError(f"rollout.backend={other!r}: expected vllm or hf")
     arguments = (config.actor.model, config.rollout, group.device, stop_tokens)
-    return group.build(factory, lambda _: arguments, collective=False)
+    return Construction(group, factory, lambda _: arguments, collective=False)

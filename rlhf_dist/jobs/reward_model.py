@@ -5,12 +5,12 @@ from __future__ import annotations
 from rlhf_dist.config.schema import RewardConfig
 from rlhf_dist.config.validate import validate_reward
 from rlhf_dist.jobs.datasets import comparisons
+from rlhf_dist.jobs.preflight import preflight
 from rlhf_dist.jobs.shop import build_one, finish, open_desk, open_run, open_workshop
 
 
 def run_reward(config: RewardConfig) -> None:
     validate_reward(config)
-    from rlhf_dist.cluster.placement import role_resources
     from rlhf_dist.cluster.roles import RewardTrainer
     from rlhf_dist.controller.loop import run_job
     from rlhf_dist.controller.reward_model import RewardData, RewardJob, reward_steps
@@ -19,6 +19,7 @@ def run_reward(config: RewardConfig) -> None:
     from rlhf_dist.data.tokenizer import load_tokenizer
     from rlhf_dist.device import resolve
     from rlhf_dist.engine.scalar import RewardTrainerEngine
+    from rlhf_dist.plan.pools import reward_pools
 
     device, data = resolve(config.run.device), config.data
     model = config.reward.model
@@ -32,11 +33,11 @@ def run_reward(config: RewardConfig) -> None:
         )
     rankings = RewardData(train, held_out, demonstrations, model.path)
     steps = reward_steps(config, len(train))
+    preflight(config, device)
     directory = open_run(config.run, config)
-    roles = [role_resources("reward", config.reward.num_workers, config.reward, device)]
     with (
         open_desk(config.run, config.cluster, directory, "reward model", REWARD_COLUMNS, steps) as make_desk,
-        open_workshop(config.run, config.cluster, device, directory, roles) as workshop,
+        open_workshop(config.run, config.cluster, device, directory, reward_pools(config, device)) as workshop,
     ):
         role = RewardTrainer(build_one(workshop, "reward", RewardTrainerEngine, (config.reward, device, steps)))
         desk = make_desk(workshop)

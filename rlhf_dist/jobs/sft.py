@@ -5,12 +5,12 @@ from __future__ import annotations
 from rlhf_dist.config.schema import SFTConfig
 from rlhf_dist.config.validate import validate_sft
 from rlhf_dist.jobs.datasets import pretraining_text, with_held_out
+from rlhf_dist.jobs.preflight import preflight
 from rlhf_dist.jobs.shop import build_one, finish, open_desk, open_run, open_workshop
 
 
 def run_sft(config: SFTConfig) -> None:
     validate_sft(config)
-    from rlhf_dist.cluster.placement import role_resources
     from rlhf_dist.cluster.roles import Actor
     from rlhf_dist.controller.loop import run_job
     from rlhf_dist.controller.sft import SFTData, SFTJob, sft_steps
@@ -19,6 +19,7 @@ def run_sft(config: SFTConfig) -> None:
     from rlhf_dist.data.tokenizer import load_tokenizer
     from rlhf_dist.device import resolve
     from rlhf_dist.engine.policy import ActorEngine
+    from rlhf_dist.plan.pools import sft_pools
 
     device, data = resolve(config.run.device), config.data
     model = config.actor.model
@@ -32,11 +33,11 @@ def run_sft(config: SFTConfig) -> None:
         pretrain, _ = pretraining_text(config.pretrain, tokenizer, beside, config.run.seed)
     examples = SFTData(train, held_out, pretrain, model.path)
     steps = sft_steps(config, len(train))
+    preflight(config, device)
     directory = open_run(config.run, config)
-    roles = [role_resources("actor", config.actor.num_workers, config.actor, device)]
     with (
         open_desk(config.run, config.cluster, directory, "SFT", SFT_COLUMNS, steps) as make_desk,
-        open_workshop(config.run, config.cluster, device, directory, roles) as workshop,
+        open_workshop(config.run, config.cluster, device, directory, sft_pools(config, device)) as workshop,
     ):
         actor = Actor(build_one(workshop, "actor", ActorEngine, (config.actor, device, 1.0, steps)))
         desk = make_desk(workshop)

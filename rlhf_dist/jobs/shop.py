@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +13,14 @@ from rlhf_dist.config.schema import ClusterConfig, RunConfig
 from rlhf_dist.controller.rundir import RunDir, write_text_atomic
 
 if TYPE_CHECKING:
-    from rlhf_dist.cluster.group import WorkerGroup
-    from rlhf_dist.cluster.placement import Placement, RoleResources
+    from rlhf_dist.cluster.group import Construction, WorkerGroup
+    from rlhf_dist.cluster.placement import Placement
+    from rlhf_dist.cluster.prometheus import RunGauges
     from rlhf_dist.controller.loop import Desk
     from rlhf_dist.controller.signals import StopSignal
     from rlhf_dist.controller.view import Column
     from rlhf_dist.device import Device
+    from rlhf_dist.plan.pools import Pool
 
 
 @dataclass(frozen=True)
@@ -31,14 +33,29 @@ class Workshop:
     cluster: ClusterConfig
     log_dir: Path
     stop: StopSignal
+    gauges: RunGauges
 
     def group(self, role: str, env: dict[str, str]) -> WorkerGroup:
         """Starts the worker processes of ``role``."""
         from rlhf_dist.cluster.group import WorkerGroup
 
         return WorkerGroup(
-            role, self.placement, self.device, self.log_dir, env, self.run.seed, self.cluster.start_timeout_s
+            self.run.name,
+            role,
+            self.placement,
+            self.device,
+            self.log_dir,
+            env,
+            self.run.seed,
+            self.cluster,
+            self.gauges,
         )
+
+    def build(self, constructions: Sequence[Construction]) -> None:
+        """Makes the engines of the groups, and waits until they are there."""
+        from rlhf_dist.cluster.group import build_groups
+
+        build_groups(constructions, self.placement, self.cluster.start_timeout_s)
 
 
 @contextmanager
@@ -68,7 +85,7 @@ def open_desk(
         timer = Timer(directory.trace, on_phase=view.phase)
         try:
             yield lambda shop: Desk(
-                run, directory, metrics, view, timer, shop.stop, shop.placement, cluster.call_timeout_s
+                run, directory, metrics, shop.gauges, view, timer, shop.stop, shop.placement, cluster.call_timeout_s
             )
         finally:
             timer.save()
@@ -76,18 +93,19 @@ def open_desk(
 
 @contextmanager
 def open_workshop(
-    run: RunConfig, cluster: ClusterConfig, device: Device, directory: RunDir, roles: Sequence[RoleResources]
+    run: RunConfig, cluster: ClusterConfig, device: Device, directory: RunDir, pools: Sequence[Pool]
 ) -> Iterator[Workshop]:
     """A cluster with a place for every role; all is given back at the end."""
     from rlhf_dist.cluster.placement import Placement
+    from rlhf_dist.cluster.prometheus import RunGauges
     from rlhf_dist.cluster.session import ray_session
     from rlhf_dist.controller.signals import StopSignal
 
     # In this order: Ray takes SIGTERM for itself when it connects.
-    with ray_session(cluster), StopSignal() as stop:
-        placement = Placement(roles, device, cluster.placement_timeout_s)
+    with ray_session(cluster, run.name), StopSignal() as stop, closing(RunGauges(run.name)) as gauges:
+        placement = Placement(run.name, pools, device, cluster.placement_timeout_s)
         try:
-            yield Workshop(device, placement, run, cluster, directory.logs.absolute(), stop)
+            yield Workshop(device, placement, run, cluster, directory.logs.absolute(), stop, gauges)
         finally:
             placement.close()
 
@@ -109,8 +127,8 @@ def finish(directory: RunDir, summary: dict[str, Any]) -> None:
 
 
 def build_one(workshop: Workshop, role: str, factory: Callable[..., Any], args: tuple[Any, ...]) -> WorkerGroup:
-    from rlhf_dist.cluster.group import wait_built
+    from rlhf_dist.cluster.group import Construction
 
     group = workshop.group(role, {})
-    wait_built([(group, group.build(factory, lambda rank: args, collective=True))], workshop.cluster.start_timeout_s)
+    workshop.build([Construction(group, factory, lambda _: args, collective=True)])
     return group

@@ -13,8 +13,9 @@ from rlhf_dist.device import Device
 from rlhf_dist.errors import RunError
 from rlhf_dist.rollout.protocol import SamplingOptions
 from rlhf_dist.rollout.sampling import Response, sample_seed, to_sequences
-from rlhf_dist.types import Prompts, Sequences
-from rlhf_dist.weights.transport import BroadcastGroup, Endpoint, ParamInfo
+from rlhf_dist.types import Prompts, Residency, Sequences
+from rlhf_dist.weights.groups import dial
+from rlhf_dist.weights.transport import Endpoint, ParamInfo, TransferGroup
 
 
 class HFEngine:
@@ -34,7 +35,8 @@ class HFEngine:
         from transformers import AutoModelForCausalLM
 
         device.set_current()
-        self._device = device.torch_device()
+        self._device_kind, self._device = device, device.torch_device()
+        self._shapes: dict[str, torch.Size] = {}  # of the weights that were dropped to make room
         self._model: Any = AutoModelForCausalLM.from_pretrained(
             model.path,
             dtype=device.dtype(rollout.dtype),
@@ -46,7 +48,7 @@ class HFEngine:
         self._max_batch = rollout.max_batch
         self._stop = torch.tensor(list(stop_token_ids), dtype=torch.int64, device=self._device)
         self._version = 0
-        self._group: BroadcastGroup | None = None
+        self._group: TransferGroup | None = None
 
     def generate(self, prompts: Prompts, options: SamplingOptions) -> Sequences:
         """Samples one response a prompt, in the prompts' order. B may be 0."""
@@ -59,7 +61,7 @@ class HFEngine:
 
     def join(self, endpoint: Endpoint, rank: int) -> None:
         """Joins the broadcast group at ``endpoint`` as its member number ``rank`` (the sender is 0)."""
-        self._group = BroadcastGroup.dial(endpoint, rank)
+        self._group = dial(endpoint, rank)
         self._group.connect()
 
     def receive(self, parameters: list[ParamInfo], version: int) -> None:
@@ -80,6 +82,16 @@ class HFEngine:
             for name, tensor in self._group.receive(parameters):
                 own[name].copy_(tensor)
         self._version = version
+
+    def reside(self, to: Residency) -> None:
+        """Drops the weights, or makes room for new ones; see the protocol."""
+        for name, parameter in self._model.named_parameters():
+            if to == "none":
+                self._shapes[name] = parameter.shape
+                parameter.data = parameter.data.new_empty(0)
+            elif name in self._shapes:
+                parameter.data = parameter.data.new_empty(self._shapes.pop(name))
+        self._device_kind.empty_cache()
 
     def close(self) -> None:
         """Gives memory and sockets back."""

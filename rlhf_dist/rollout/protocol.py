@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from rlhf_dist.types import Prompts, Sequences
+from rlhf_dist.types import Prompts, Residency, Sequences
 from rlhf_dist.weights.transport import Endpoint, ParamInfo
 
 
@@ -62,6 +62,14 @@ class RolloutEngine(Protocol):
         Raises:
             RunError: a member did not come, the transfer broke, or what came is not the model's set of parameters.
                 The engine's weights are undefined then.
+        """
+        ...
+
+    def reside(self, to: Residency) -> None:
+        """Comes onto the device, or leaves it, where others share it.
+
+        From "none" on the weights are lost: "weights" makes room for new ones, that a ``receive`` must bring, and
+        "all" makes room for what else sampling needs.
         """
         ...
 

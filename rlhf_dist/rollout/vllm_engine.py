@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rlhf_dist.config.schema import ModelConfig, RolloutConfig
@@ -11,7 +12,7 @@ from rlhf_dist.device import Device
 from rlhf_dist.errors import RunError
 from rlhf_dist.rollout.protocol import SamplingOptions
 from rlhf_dist.rollout.sampling import Response, sample_seed, to_sequences
-from rlhf_dist.types import Prompts, Sequences
+from rlhf_dist.types import Prompts, Residency, Sequences
 from rlhf_dist.weights.transport import Endpoint, ParamInfo
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class VLLMEngine:
         rollout: RolloutConfig,
         device: Device,
         stop_token_ids: Sequence[int],
-        tensor_parallel: int = 1,
+        shared: bool = False,
     ) -> None:
         """Loads the model. Takes seconds.
 
@@ -58,7 +59,7 @@ class VLLMEngine:
             rollout: sizes and limits.
             device: this process's kind of device.
             stop_token_ids: sampling one of these ends a response.
-            tensor_parallel: processes that share the model; more than 1 needs as many devices.
+            shared: whether other roles live on its devices, so that it must be able to leave them.
 
         Raises:
             RunError: the process was started without :func:`engine_env`.
@@ -67,13 +68,17 @@ class VLLMEngine:
         device.load()
         from vllm import LLM
 
-        from rlhf_dist.weights.vllm_transfer import register
+        if device.vllm_protocol:
+            from rlhf_dist.weights.vllm_transfer import register
 
-        register()
+            register()
         self._rollout = rollout
         self._stop = list(stop_token_ids)
         self._version = 0
-        self._llm: Any = LLM(**_arguments(model, rollout, device, tensor_parallel))
+        self._sleeps = shared and device.vllm_sleeps
+        self._residency: Residency = "all"
+        self._protocol = device.vllm_protocol
+        self._llm: Any = LLM(**_arguments(model, rollout, device), **_transfer(device), enable_sleep_mode=self._sleeps)
 
     def generate(self, prompts: Prompts, options: SamplingOptions) -> Sequences:
         """Samples one response a prompt, in the prompts' order. B may be 0.
@@ -99,20 +104,42 @@ class VLLMEngine:
 
     def join(self, endpoint: Endpoint, rank: int) -> None:
         """Joins the broadcast group at ``endpoint``: this engine's processes are its ranks from ``rank`` on."""
+        if not self._protocol:
+            self._llm.collective_rpc("rlhf_join", args=(asdict(endpoint), rank))
+            return
         from rlhf_dist.weights.vllm_transfer import init_request
 
         self._llm.init_weight_transfer_engine(init_request(endpoint, rank))
 
     def receive(self, parameters: list[ParamInfo], version: int) -> None:
         """Takes one full set of weights, blocks until they serve, drops cached prefixes, and sets the version."""
-        from rlhf_dist.weights.vllm_transfer import update_request
+        if self._protocol:
+            from rlhf_dist.weights.vllm_transfer import update_request
 
-        self._llm.start_weight_update()
-        self._llm.update_weights(update_request(parameters))
-        self._llm.finish_weight_update()
+            self._llm.start_weight_update()
+            self._llm.update_weights(update_request(parameters))
+            self._llm.finish_weight_update()
+        else:
+            self._llm.collective_rpc("rlhf_receive", args=([asdict(info) for info in parameters],))
         if not self._llm.reset_prefix_cache():
             raise RunError("vLLM's prefix cache could not be emptied after a weight update: requests are running")
         self._version = version
+
+    def reside(self, to: Residency) -> None:
+        """vLLM's sleep of level 2, which drops weights and KV cache, and its waking part by part.
+
+        Where vLLM cannot sleep (on a CPU) the engine stays as it is.
+        """
+        if not self._sleeps or to == self._residency:
+            return
+        before = self._residency
+        if before == "all":
+            self._llm.sleep(level=2)
+            before = "none"
+        if to != "none":
+            tags = (["weights"] if before == "none" else []) + (["kv_cache"] if to == "all" else [])
+            self._llm.wake_up(tags)
+        self._residency = to
 
     def close(self) -> None:
         """Gives memory and sockets back."""
@@ -142,18 +169,16 @@ def _check_env(device: Device) -> None:
         raise RunError(f"the rollout engine's process must be started with {needed} in its environment")
 
 
-def _arguments(model: ModelConfig, rollout: RolloutConfig, device: Device, tensor_parallel: int) -> dict[str, Any]:
+def _arguments(model: ModelConfig, rollout: RolloutConfig, device: Device) -> dict[str, Any]:
     """The arguments of ``vllm.LLM``."""
-    from vllm.config.weight_transfer import WeightTransferConfig
-
-    from rlhf_dist.weights.vllm_transfer import BACKEND
-
     eager = rollout.enforce_eager
     arguments: dict[str, Any] = {
         "model": model.path,
         "trust_remote_code": model.trust_remote_code,
         "dtype": device.dtype(rollout.dtype),
-        "tensor_parallel_size": tensor_parallel,
+        "tensor_parallel_size": rollout.tensor_parallel,
+        # Named, as inside a Ray actor vLLM would take Ray for it, and a place of its own for each process.
+        "distributed_executor_backend": "mp" if rollout.tensor_parallel > 1 else "uni",
         "enforce_eager": not device.is_accelerator if eager is None else eager,
         "max_model_len": rollout.max_prompt_tokens + rollout.max_response_tokens,
         "max_num_seqs": rollout.max_batch,
@@ -164,7 +189,6 @@ def _arguments(model: ModelConfig, rollout: RolloutConfig, device: Device, tenso
         # Of the whole vocabulary: "processed" ones are taken behind top-p and top-k, "raw" ones before the temperature,
         # and the configuration allows only one of the two to be other than plain.
         "logprobs_mode": "raw_logprobs" if _narrowed(rollout) else "processed_logprobs",
-        "weight_transfer_config": WeightTransferConfig(backend=BACKEND),
         "use_tqdm_on_load": False,
         "disable_log_stats": True,
     }
@@ -174,6 +198,17 @@ def _arguments(model: ModelConfig, rollout: RolloutConfig, device: Device, tenso
         # Of the host's memory this share would be asked for at the start, whoever else is using it; a size is not.
         arguments["kv_cache_memory_bytes"] = int(rollout.memory_gib * GIB)
     return arguments
+
+
+def _transfer(device: Device) -> dict[str, Any]:
+    """Through what weights will come: vLLM's own protocol, or what we add to its workers where that is too old."""
+    if not device.vllm_protocol:
+        return {"worker_extension_cls": "rlhf_dist.weights.vllm_receiver.WorkerExtension"}
+    from vllm.config.weight_transfer import WeightTransferConfig
+
+    from rlhf_dist.weights.vllm_transfer import BACKEND
+
+    return {"weight_transfer_config": WeightTransferConfig(backend=BACKEND)}
 
 
 def _narrowed(rollout: RolloutConfig) -> bool:

@@ -20,7 +20,8 @@ class ZeroWeightSource:
 
     ``metadata()`` says what iteration yields, without moving anything. Iteration yields ``(name, tensor)`` on rank 0,
     where each tensor is an own copy, full and contiguous. On the other ranks it takes part in the gathers and yields
-    nothing. Under ZeRO stage 3 every rank must iterate at the same time, and to the end:
+    nothing, or the same where ``all_ranks`` is set. Under ZeRO stage 3 every rank must iterate at the same time, and
+    to the end:
 
         for _ in source: pass
 
@@ -29,13 +30,17 @@ class ZeroWeightSource:
     adapters are merged into the weights they adapt, one tensor at a time.
     """
 
-    def __init__(self, module: nn.Module, bucket_bytes: int, dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self, module: nn.Module, bucket_bytes: int, dtype: torch.dtype | None = None, all_ranks: bool = False
+    ) -> None:
         """
         Args:
             module: a Hugging Face model, bare (not DeepSpeed's engine around it): its parameters' names are sent.
             bucket_bytes: under stage 3, most bytes of parameters gathered at once (a larger one goes alone).
             dtype: floating-point parameters are converted to it; None leaves them as they are.
+            all_ranks: whether every rank yields the tensors.
         """
+        self._all_ranks = all_ranks
         self._module = module
         self._bucket_bytes = bucket_bytes
         self._dtype = dtype
@@ -48,7 +53,7 @@ class ZeroWeightSource:
         ]
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        keep, adapted = _rank() == 0, adapted_layers(self._module)
+        keep, adapted = self._all_ranks or _rank() == 0, adapted_layers(self._module)
         for group in self._groups():
             needed = [parameter for _, parameter in group]
             needed += [part for name, _ in group if name in adapted for part in adapter_parameters(adapted[name])]

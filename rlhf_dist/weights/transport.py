@@ -1,8 +1,9 @@
-"""Broadcast of weights from one process to many, in a process group of its own.
+"""Weights from the actor's processes to the engines', in a group of their own.
 
-The actor's worker 0 is the group's rank 0 and the only sender; every process of every rollout engine is a receiver.
 The group shares nothing with the default group of ``torch.distributed``, which the actor's workers and vLLM's use
-for themselves.
+for themselves. There are two kinds: :class:`BroadcastGroup`, in which the actor's worker 0 is rank 0 and the only
+sender, and every process of every engine is a receiver; and `shared.SharedGroup`, in which each worker hands its
+weights to the engine's process beside it.
 
     sender:   group = BroadcastGroup.listen(...); give group.endpoint to the receivers; group.connect(); group.send(...)
     receiver: group = BroadcastGroup.dial(endpoint, rank); group.connect(); for name, tensor in group.receive(...)
@@ -16,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -24,14 +25,18 @@ from torch.distributed import BroadcastOptions, PrefixStore, TCPStore
 
 from rlhf_dist.device import DEVICES, Device
 from rlhf_dist.errors import RunError
+from rlhf_dist.network import listening_store
 from rlhf_dist.weights.packing import Bucket, ParamInfo, plan_buckets, read_slot, write_slot
 
-__all__ = ["BroadcastGroup", "Endpoint", "ParamInfo"]
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["BroadcastGroup", "Endpoint", "ParamInfo", "TransferGroup"]
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where and how the members of a broadcast group meet. Plain values: it travels by pickle or JSON.
+    """Where and how the members of a group meet. Plain values: it travels by pickle or JSON.
 
     Attributes:
         host: address of the sender's node.
@@ -40,7 +45,8 @@ class Endpoint:
             too, through host memory: for an engine that shares its device with the sender.
         bucket_bytes: most bytes of one broadcast; a larger tensor goes alone.
         timeout_s: deadline of every wait, seconds.
-        members: what the ranks are called in errors; the sender is the first.
+        members: what the ranks are called in errors; the sender that listens is the first.
+        kind: "broadcast" or "shared".
     """
 
     host: str
@@ -49,6 +55,7 @@ class Endpoint:
     bucket_bytes: int
     timeout_s: float
     members: tuple[str, ...]
+    kind: str = "broadcast"
 
     @property
     def world_size(self) -> int:
@@ -56,12 +63,14 @@ class Endpoint:
         return len(self.members)
 
 
-class BroadcastGroup:
-    """One process's membership in a broadcast group.
+class TransferGroup:
+    """One process's membership in a group of the actor's workers and the engines' processes.
 
     Every method blocks the calling thread, without holding Python's lock, until the other members have done their
     part, and raises RunError at the deadline or when a member is lost.
     """
+
+    kind: ClassVar[str]
 
     def __init__(self, endpoint: Endpoint, rank: int, store: TCPStore, place: torch.device | None) -> None:
         self.endpoint = endpoint
@@ -74,9 +83,15 @@ class BroadcastGroup:
 
     @classmethod
     def listen(
-        cls, host: str, members: Sequence[str], device: Device, bucket_bytes: int, timeout_s: float
-    ) -> BroadcastGroup:
-        """The sender's membership. Binds a free port and returns at once: ``endpoint`` is for the others.
+        cls,
+        host: str,
+        members: Sequence[str],
+        device: Device,
+        bucket_bytes: int,
+        timeout_s: float,
+        ports: tuple[int, int] | None = None,
+    ) -> Self:
+        """The first member's membership. Binds a free port and returns at once: ``endpoint`` is for the others.
 
         Args:
             host: an address of this node that the receivers can reach.
@@ -84,14 +99,15 @@ class BroadcastGroup:
             device: the kind whose collective carries the buckets.
             bucket_bytes: most bytes of one broadcast.
             timeout_s: deadline of every wait, seconds.
+            ports: first and last of those it may listen at; None: any.
         """
-        store = TCPStore(host, 0, is_master=True, timeout=timedelta(seconds=timeout_s), wait_for_workers=False)
-        endpoint = Endpoint(host, store.port, device.name, bucket_bytes, timeout_s, tuple(members))
+        store = listening_store(host, ports, timeout_s)
+        endpoint = Endpoint(host, store.port, device.name, bucket_bytes, timeout_s, tuple(members), cls.kind)
         return cls(endpoint, 0, store, None)
 
     @classmethod
-    def dial(cls, endpoint: Endpoint, rank: int, place: torch.device | None = None) -> BroadcastGroup:
-        """A receiver's membership.
+    def dial(cls, endpoint: Endpoint, rank: int, place: torch.device | None = None) -> Self:
+        """Another member's membership.
 
         Args:
             endpoint: the sender's.
@@ -103,7 +119,7 @@ class BroadcastGroup:
             RunError: nobody listens at the endpoint.
         """
         if not 0 < rank < endpoint.world_size:
-            raise ValueError(f"rank {rank} of a broadcast group whose receivers are 1..{endpoint.world_size - 1}")
+            raise ValueError(f"rank {rank} of a group whose others are 1..{endpoint.world_size - 1}")
         try:
             store = TCPStore(
                 endpoint.host,
@@ -126,22 +142,10 @@ class BroadcastGroup:
         Raises:
             RunError: names the members that did not come before the deadline.
         """
-        self._meet("join")
-        if self._place is None:
-            self._device.set_current()
-            self._place = self._device.torch_device()
-        store = PrefixStore("group", self._store)
-        try:
-            self._group = self._device.process_group(store, self.rank, self.endpoint.world_size, self._timeout)
-        except RuntimeError as error:
-            raise RunError(
-                f"weight transfer: {self.endpoint.members[self.rank]} cannot build the group over "
-                f"{self._device.collective} with {', '.join(self.endpoint.members)}",
-                str(error),
-            ) from error
+        raise NotImplementedError
 
     def send(self, parameters: Sequence[ParamInfo], tensors: Iterable[tuple[str, Tensor]]) -> None:
-        """Broadcasts ``tensors``, bit for bit, to all receivers. Returns when this side is done.
+        """Sends ``tensors``, bit for bit, to the receivers. Returns when this side is done.
 
         Args:
             parameters: what the receivers were told: the names, dtypes and shapes of ``tensors``, in order.
@@ -151,74 +155,26 @@ class BroadcastGroup:
             ValueError: ``tensors`` are not what ``parameters`` say.
             RunError: a member did not come, or was lost on the way.
         """
-        with self._transfer():
-            stream = iter(tensors)
-            for number, bucket in enumerate(plan_buckets(parameters, self.endpoint.bucket_bytes)):
-                buffer = bucket.allocate(self._place)
-                for info, offset in bucket.slots:
-                    write_slot(buffer, offset, _next_tensor(stream, info))
-                self._broadcast(buffer, number)
-                del buffer  # before the next one is allocated
-            # Runs the stream to its end, so that a source's last gather is closed on every rank.
-            extra = next(stream, None)
-            if extra is not None:
-                raise ValueError(f"weight transfer: {extra[0]} was not announced")
+        raise NotImplementedError
 
     def receive(self, parameters: Sequence[ParamInfo]) -> Iterator[tuple[str, Tensor]]:
         """Yields the (name, tensor) of one :meth:`send`, as they come in.
 
-        The tensors lie on the endpoint's kind of device, and are views of their bucket, which is freed with the last
-        of them: nothing writes into them later. Whoever stops early breaks the group for all.
+        The tensors are views of their bucket, which is freed with the last of them: nothing writes into them later.
+        Whoever stops early breaks the group for all.
 
         Raises:
             RunError: a member did not come, or was lost on the way.
         """
-        with self._transfer():
-            for number, bucket in enumerate(plan_buckets(parameters, self.endpoint.bucket_bytes)):
-                yield from self._receive_bucket(bucket, number)
+        raise NotImplementedError
 
     def close(self) -> None:
-        """Leaves the group and frees its sockets. The sender should be the last to leave."""
-        if self._group is not None:
-            self._group.shutdown()
-        self._group = None
+        """Frees the sockets. The first member should be the last to leave."""
         self._store = None
-
-    @contextmanager
-    def _transfer(self) -> Iterator[None]:
-        """One transfer. When this member fails in it, the others fail at once too, not at their deadline."""
-        if self._group is None:
-            raise RuntimeError("connect() comes before a transfer, and a broken group cannot be used again")
-        try:
-            self._meet("transfer")
-            yield
-        except BaseException:
-            self._group.abort()
-            self._group = None
-            raise
 
     @property
     def _timeout(self) -> timedelta:
         return timedelta(seconds=self.endpoint.timeout_s)
-
-    def _receive_bucket(self, bucket: Bucket, number: int) -> Iterator[tuple[str, Tensor]]:
-        # A function of its own, so that no local name holds the bucket while the next one is allocated.
-        buffer = bucket.allocate(self._place)
-        self._broadcast(buffer, number)
-        for info, offset in bucket.slots:
-            yield info.name, read_slot(buffer, offset, info)
-
-    def _broadcast(self, buffer: Tensor, number: int) -> None:
-        """Sends or receives ``buffer`` ([N] uint8), and notes in the store that this member has done so."""
-        options = BroadcastOptions()
-        options.rootRank = 0
-        options.rootTensor = 0
-        try:
-            self._group.broadcast([buffer], options).wait()
-            self._device.synchronize()
-            self._store.set(f"progress/{self.rank}", f"{self._transfers}:{number}")
-        except RuntimeError as error:
-            raise RunError(self._failure(number), str(error)) from error
 
     def _meet(self, what: str) -> None:
         """Waits until every member is at the same point; then only a crash can keep a broadcast from ending."""
@@ -241,6 +197,85 @@ class BroadcastGroup:
             f"weight transfer ({what}): {self.endpoint.members[self.rank]} waited up to {self.endpoint.timeout_s:g} s "
             f"for {', '.join(missing) or 'all members'}"
         )
+
+
+class BroadcastGroup(TransferGroup):
+    """Buckets of weights by the device's collective, from the first member to all others."""
+
+    kind = "broadcast"
+
+    def connect(self) -> None:
+        self._meet("join")
+        if self._place is None:
+            self._device.set_current()
+            self._place = self._device.torch_device()
+        store = PrefixStore("group", self._store)
+        try:
+            self._group = self._device.process_group(store, self.rank, self.endpoint.world_size, self._timeout)
+        except RuntimeError as error:
+            raise RunError(
+                f"weight transfer: {self.endpoint.members[self.rank]} cannot build the group over "
+                f"{self._device.collective} with {', '.join(self.endpoint.members)}",
+                str(error),
+            ) from error
+
+    def send(self, parameters: Sequence[ParamInfo], tensors: Iterable[tuple[str, Tensor]]) -> None:
+        with self._transfer():
+            stream = iter(tensors)
+            for number, bucket in enumerate(plan_buckets(parameters, self.endpoint.bucket_bytes)):
+                buffer = bucket.allocate(self._place)
+                for info, offset in bucket.slots:
+                    write_slot(buffer, offset, next_tensor(stream, info))
+                self._broadcast(buffer, number)
+                del buffer  # before the next one is allocated
+            # Runs the stream to its end, so that a source's last gather is closed on every rank.
+            extra = next(stream, None)
+            if extra is not None:
+                raise ValueError(f"weight transfer: {extra[0]} was not announced")
+
+    def receive(self, parameters: Sequence[ParamInfo]) -> Iterator[tuple[str, Tensor]]:
+        with self._transfer():
+            for number, bucket in enumerate(plan_buckets(parameters, self.endpoint.bucket_bytes)):
+                yield from self._receive_bucket(bucket, number)
+
+    def close(self) -> None:
+        """Leaves the group and frees its sockets."""
+        if self._group is not None:
+            self._group.shutdown()
+        self._group = None
+        super().close()
+
+    @contextmanager
+    def _transfer(self) -> Iterator[None]:
+        """One transfer. When this member fails in it, the others fail at once too, not at their deadline."""
+        if self._group is None:
+            raise RuntimeError("connect() comes before a transfer, and a broken group cannot be used again")
+        try:
+            self._meet("transfer")
+            yield
+        except BaseException:
+            self._group.abort()
+            self._group = None
+            raise
+
+    def _receive_bucket(self, bucket: Bucket, number: int) -> Iterator[tuple[str, Tensor]]:
+        # A function of its own, so that no local name holds the bucket while the next one is allocated.
+        buffer = bucket.allocate(self._place)
+        self._broadcast(buffer, number)
+        for info, offset in bucket.slots:
+            yield info.name, read_slot(buffer, offset, info)
+
+    def _broadcast(self, buffer: Tensor, number: int) -> None:
+        """Sends or receives ``buffer`` ([N] uint8), and notes in the store that this member has done so."""
+        options = BroadcastOptions()
+        options.rootRank = 0
+        options.rootTensor = 0
+        try:
+            self._group.broadcast([buffer], options).wait()
+            self._device.synchronize()
+            self._store.set(f"progress/{self.rank}", f"{self._transfers}:{number}")
+        except RuntimeError as error:
+            raise RunError(self._failure(number), str(error)) from error
 
     def _failure(self, number: int) -> str:
         """How far each member came in a transfer that broke, in words."""
@@ -266,7 +301,8 @@ class BroadcastGroup:
         return (int(transfer), int(bucket)) >= (self._transfers, number)
 
 
-def _next_tensor(stream: Iterator[tuple[str, Tensor]], info: ParamInfo) -> Tensor:
+def next_tensor(stream: Iterator[tuple[str, Tensor]], info: ParamInfo) -> Tensor:
+    """The next (name, tensor) of ``stream``, which must be what ``info`` says."""
     found = next(stream, None)
     if found is None:
         raise ValueError(f"weight transfer: {info.name} was announced and did not come")

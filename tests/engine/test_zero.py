@@ -54,7 +54,9 @@ def comparisons() -> Comparisons:
     return Comparisons(tokens, counts, prompts, ranks, answers, torch.tensor([9, 11, 10]))
 
 
-def work(rank: int, world: int, port: int, folder: str, stage: int, budget: int, dtype: str) -> None:
+def work(
+    rank: int, world: int, port: int, folder: str, stage: int, budget: int, dtype: str, device_name: str = "cpu"
+) -> None:
     """One rank: trains an actor, a critic and a reward model, and writes down what it saw."""
     import os
 
@@ -62,7 +64,7 @@ def work(rank: int, world: int, port: int, folder: str, stage: int, budget: int,
 
     from rlhf_dist.algo.losses import PolicyObjective
     from rlhf_dist.config.schema import ModelConfig, OptimConfig, TrainedRole
-    from rlhf_dist.device import CPU
+    from rlhf_dist.device import DEVICES
     from rlhf_dist.engine.policy import ActorEngine
     from rlhf_dist.engine.scalar import CriticEngine, RewardTrainerEngine
 
@@ -70,7 +72,9 @@ def work(rank: int, world: int, port: int, folder: str, stage: int, budget: int,
     os.environ.update(
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK="0"
     )
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    device = DEVICES[device_name]
+    device.set_current()
+    dist.init_process_group(device.collective, init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
     role = TrainedRole(
         model=ModelConfig(path=f"{folder}/model", dtype=dtype),
         zero_stage=stage,
@@ -81,8 +85,8 @@ def work(rank: int, world: int, port: int, folder: str, stage: int, budget: int,
     torch.manual_seed(0)
     objective = PolicyObjective(0.2, 0.3, kl_coef=0.1, pretrain_coef=0.5)
     batch, plan = policy_batch(), [torch.tensor([0, 1, 2]), torch.tensor([4]), torch.tensor([3, 1, 4, 0, 2])]
-    actor, critic = ActorEngine(role, CPU, 0.8, 10), CriticEngine(role, CPU, 10)
-    reward = RewardTrainerEngine(role, CPU, 10)
+    actor, critic = ActorEngine(role, device, 0.8, 10), CriticEngine(role, device, 10)
+    reward = RewardTrainerEngine(role, device, 10)
     seen = {
         "actor": vars(actor.train(batch, plan, objective, text())),
         "critic": vars(critic.train(value_batch(), plan, 0.2)),
@@ -102,7 +106,7 @@ def work(rank: int, world: int, port: int, folder: str, stage: int, budget: int,
         seen["averaged"] = logprobs()
     assert logprobs() == seen["logprobs"]  # the weights themselves are back
     actor.save_checkpoint(Path(folder, "checkpoint"))
-    again = ActorEngine(role, CPU, 0.8, 10)
+    again = ActorEngine(role, device, 0.8, 10)
     again.load_checkpoint(Path(folder, "checkpoint"))
     for name, tensor in actor.runner.average.state_dict().items():
         assert torch.equal(again.runner.average.state_dict()[name], tensor)

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import traceback
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import torch
 from transformers import AutoModelForCausalLM
@@ -47,12 +48,13 @@ def serve(connection, kind, folder, rollout):
     """The process of a :class:`RemoteEngine`."""
     torch.set_num_threads(1)
     model = ModelConfig(path=str(folder))
-    if kind == "vllm":
+    device = replace(CPU, vllm_protocol=False) if kind == "vllm-extension" else CPU
+    if kind.startswith("vllm"):
         from rlhf_dist.rollout.vllm_engine import VLLMEngine as Engine
     else:
         from rlhf_dist.rollout.hf_engine import HFEngine as Engine
     try:
-        engine = Engine(model, rollout, CPU, [EOS])
+        engine = Engine(model, rollout, device, [EOS])
         connection.send(("ready", None))
         while True:
             method, arguments = connection.recv()
@@ -69,7 +71,8 @@ class RemoteEngine:
     def __init__(self, kind, folder, environment, rollout=ROLLOUT):
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(theirs, kind, folder, rollout), daemon=True)
+        self._process = context.Process(target=serve, args=(theirs, kind, folder, rollout))
+        self._process.daemon = rollout.tensor_parallel == 1  # one that has processes of its own may not be
         before = dict(os.environ)
         os.environ.update(environment)
         try:
@@ -94,12 +97,15 @@ class RemoteEngine:
         self._process.join(timeout=30)
 
 
-def sender_to(engines, bucket_bytes=50_000, timeout_s=30.0):
-    """This process's end of a broadcast group that all ``engines`` have joined."""
-    members = ["actor 0", *(f"rollout {i}" for i in range(len(engines)))]
+def sender_to(engines, bucket_bytes=50_000, timeout_s=30.0, processes=1):
+    """This process's end of a broadcast group that all ``engines`` have joined, each of so many ``processes``."""
+    members = ["actor 0", *(f"rollout {i}.{part}" for i in range(len(engines)) for part in range(processes))]
     sender = BroadcastGroup.listen("127.0.0.1", members, CPU, bucket_bytes, timeout_s)
     with ThreadPoolExecutor() as pool:
-        joins = [pool.submit(engine.call, "join", sender.endpoint, rank) for rank, engine in enumerate(engines, 1)]
+        joins = [
+            pool.submit(engine.call, "join", sender.endpoint, 1 + number * processes)
+            for number, engine in enumerate(engines)
+        ]
         sender.connect()
         for join in joins:
             join.result()

@@ -136,3 +136,22 @@ def test_top_k_narrows_the_draw_and_leaves_the_log_probabilities_whole(kind, mod
             logits = model(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
         for likeliest, token in zip(logits.topk(3).indices.tolist(), response, strict=True):
             assert token in likeliest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "parts"), [("vllm-extension", 1), ("vllm", 2)], ids=["older-vllm", "tensor-parallel"])
+def test_weights_also_reach_an_older_vllm_and_an_engine_of_several_processes(kind, parts, models):
+    """The class that vLLM mixes into its workers (Ascend's way), and tensor parallelism over two processes."""
+    rollout = replace(ROLLOUT, tensor_parallel=parts)
+    remote = RemoteEngine(kind, models[0], {**engine_env(CPU), **CPU.worker_env(threads=1)}, rollout)
+    try:
+        sender = sender_to([remote], processes=parts, timeout_s=90.0)
+        for version, new in enumerate((1, 2), start=1):
+            push(sender, [remote], models[new], version)
+            sequences = remote.call("generate", prompts(11), OPTIONS)
+            assert largest_gap(models[new], sequences, OPTIONS.temperature) < 1e-4
+            assert largest_gap(models[0], sequences, OPTIONS.temperature) > 0.1
+        remote.call("close")
+        sender.close()
+    finally:
+        remote.stop()

@@ -1,0 +1,98 @@
+"""Weights through memory that two processes of a node share: from each actor worker to the engine's process beside it.
+
+For roles that live on the same devices, where a collective has no place: NCCL refuses two ranks on one device. Every
+actor worker has one buffer, and fills it bucket after bucket; the process of the engine that has the same device
+copies each bucket out. On CUDA the buffer lies on the device (CUDA IPC), elsewhere in the node's shared memory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from rlhf_dist.errors import RunError
+from rlhf_dist.weights.packing import ParamInfo, plan_buckets, read_slot, write_slot
+from rlhf_dist.weights.transport import TransferGroup, next_tensor
+
+
+class SharedGroup(TransferGroup):
+    """Pairs of a sender and a receiver: the first half of the members send, each to the one as far into the second.
+
+    The store of the first member carries handles and signals only.
+    """
+
+    kind = "shared"
+
+    @property
+    def _pair(self) -> int:
+        return self.rank % (self.endpoint.world_size // 2)
+
+    @property
+    def _partner(self) -> int:
+        return (self.rank + self.endpoint.world_size // 2) % self.endpoint.world_size
+
+    def connect(self) -> None:
+        if self.endpoint.world_size % 2:
+            raise ValueError(f"{', '.join(self.endpoint.members)}: as many must send as receive")
+        self._meet("join")
+        if self._place is None:
+            self._device.set_current()
+            self._place = self._device.torch_device()
+
+    def send(self, parameters: Sequence[ParamInfo], tensors: Iterable[tuple[str, Tensor]]) -> None:
+        self._meet("transfer")
+        buckets, stream = plan_buckets(parameters, self.endpoint.bucket_bytes), iter(tensors)
+        buffer, handle = self._device.shared_buffer(max(bucket.nbytes for bucket in buckets))
+        try:
+            self._store.set(self._key("handle"), json.dumps(handle))
+            for number, bucket in enumerate(buckets):
+                tensors_of_bucket = [next_tensor(stream, info) for info, _ in bucket.slots]
+                if number:
+                    self._await(f"taken/{number - 1}")
+                for (_, offset), tensor in zip(bucket.slots, tensors_of_bucket, strict=True):
+                    write_slot(buffer, offset, tensor)
+                self._device.synchronize()
+                self._store.set(self._key(f"filled/{number}"), "")
+            self._await(f"taken/{len(buckets) - 1}")
+        finally:
+            self._device.free_shared(handle)
+        extra = next(stream, None)
+        if extra is not None:
+            raise ValueError(f"weight transfer: {extra[0]} was not announced")
+
+    def receive(self, parameters: Sequence[ParamInfo]) -> Iterator[tuple[str, Tensor]]:
+        self._meet("transfer")
+        self._await("handle", keep=True)
+        buffer = self._device.open_shared(json.loads(self._store.get(self._key("handle"))), self._place)
+        self._store.delete_key(self._key("handle"))
+        buckets = plan_buckets(parameters, self.endpoint.bucket_bytes)
+        for number, bucket in enumerate(buckets):
+            self._await(f"filled/{number}")
+            own = buffer[: bucket.nbytes].to(self._place, copy=True)
+            self._device.synchronize()
+            if number == len(buckets) - 1:
+                del buffer  # before the sender frees it: memory that somebody has open stays taken
+            self._store.set(self._key(f"taken/{number}"), "")
+            for info, offset in bucket.slots:
+                yield info.name, read_slot(own, offset, info)
+            del own  # before the next one is copied
+
+    def _key(self, what: str) -> str:
+        return f"{self._transfers}/{self._pair}/{what}"
+
+    def _await(self, what: str, keep: bool = False) -> None:
+        """Waits for the partner's signal, and takes it away."""
+        key: Any = self._key(what)
+        try:
+            self._store.wait([key], self._timeout)
+            if not keep:
+                self._store.delete_key(key)
+        except RuntimeError as error:
+            raise RunError(
+                f"weight transfer {self._transfers}: {self.endpoint.members[self.rank]} waited up to "
+                f"{self.endpoint.timeout_s:g} s for {self.endpoint.members[self._partner]} ({what})",
+                str(error),
+            ) from error

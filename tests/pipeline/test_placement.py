@@ -1,0 +1,55 @@
+"""Roles on shared devices, engines of several processes, and nodes: the step is the same wherever the roles live."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.pipeline.conftest import Outcome, Workplace
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+HF = ["rollout.backend=hf", "ppo.prompts_per_step=5", "weights.verify_every=1"]
+TWO = ["actor.num_workers=2", "critic.num_workers=2", "rollout.num_engines=2"]
+
+
+def same_learning(one: Outcome, other: Outcome) -> None:
+    """Losses, KL and gradient norms agree in every step."""
+    assert len(one.metrics) == len(other.metrics)
+    for ours, theirs in zip(one.metrics, other.metrics, strict=True):
+        for name in ("reward/score_mean", "kl/sequence_mean", "loss/policy", "loss/value", "policy/grad_norm"):
+            assert ours[name] == pytest.approx(theirs[name], rel=2e-3, abs=2e-4), (name, ours["step"])
+
+
+@pytest.fixture(scope="module")
+def separate(place: Workplace) -> Outcome:
+    """Every role by itself."""
+    return place.run("ppo", "separate", *HF)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["placement=colocated", *TWO, "actor.zero_stage=3", "critic.zero_stage=3", "reference.zero_stage=3"],
+        ["placement=[[actor, rollout], [critic, reward, reference]]", "weights.transport=host", "actor.num_workers=2"],
+    ],
+    ids=["colocated", "groups"],
+)
+def test_roles_that_share_devices_learn_the_same(place: Workplace, separate: Outcome, settings: list[str]) -> None:
+    """The engines drop their weights while others are on the devices, and have them again for each evaluation, too."""
+    outcome = place.run("ppo", "shared", *HF, *settings)
+    same_learning(outcome, separate)
+    assert outcome.summary["after"]["score_mean"] == pytest.approx(separate.summary["after"]["score_mean"], rel=1e-3)
+
+
+def test_weights_are_lost_and_brought_again_while_only_the_critic_learns(place: Workplace) -> None:
+    warm_up = ["ppo.steps=3", "ppo.critic_warmup_steps=2", "run.eval_every=1"]
+    alone = place.run("ppo", "warm-alone", *HF, *warm_up)
+    together = place.run("ppo", "warm-together", *HF, *warm_up, "placement=colocated")
+    same_learning(together, alone)
+
+
+def test_an_engine_of_two_processes_takes_the_weights_of_each_step(place: Workplace) -> None:
+    """Tensor parallelism inside a Ray actor; parity is checked after every transfer."""
+    split = ["rollout.tensor_parallel=2", "weights.verify_every=1", "ppo.prompts_per_step=5"]
+    outcome = place.run("ppo", "split", *split)
+    assert all(line["rollout/logprob_gap"] < 1e-4 for line in outcome.metrics)
