@@ -132,8 +132,10 @@ def test_the_head_keeps_its_dashboard_to_itself_and_its_ports_fixed(fake_ray: di
     words = done.stdout.splitlines()
     assert done.returncode == 0
     assert {"start", "--head", "--block", "--dashboard-host=127.0.0.1", "--node-ip-address=127.0.0.1"} <= set(words)
-    for name in ("node-manager", "object-manager", "runtime-env-agent", "metrics-export"):
-        assert any(word.startswith(f"--{name}-port=2") for word in words), name
+    ports = {"node-manager": "NODE_MANAGER", "object-manager": "OBJECT_MANAGER"}
+    ports |= {"runtime-env-agent": "RUNTIME_ENV", "metrics-export": "METRICS"}
+    for option, setting in ports.items():
+        assert f"--{option}-port={fake_ray[f'{setting}_PORT']}" in words
     assert Path(fake_ray["RAY_AUTH_TOKEN_PATH"]).stat().st_mode & 0o777 == 0o600
 
 
