@@ -73,16 +73,26 @@ class WorkerGroup:
 
     host: str  # address of the first worker's node, known once build() was called
 
-    def build(self, factory: Callable[..., Any], args: Callable[[int], tuple[Any, ...]], collective: bool) -> list[Any]:
+    def host_rendezvous(self) -> Any:
+        """Asks the first worker to open the store at which they all meet; its answer is for :meth:`build`."""
+        return self.workers[0].host_rendezvous.remote(self.ports, self.timeout_s)
+
+    def build(
+        self,
+        address: tuple[str, int],
+        factory: Callable[..., Any],
+        args: Callable[[int], tuple[Any, ...]],
+        collective: bool,
+    ) -> list[Any]:
         """Asks every worker to make its engine; :func:`build_groups` waits for the answers.
 
         Args:
+            address: of the store at which the workers meet.
             factory: makes an engine, in the worker.
             args: for a rank, the factory's arguments.
             collective: whether the workers form one process group.
         """
-        ref = self.workers[0].host_rendezvous.remote(self.ports, self.timeout_s)
-        self.host, port = collect({ref: self.worker_names[0]}, "starting", self.timeout_s, self.log_of())[ref]
+        self.host, port = address
         refs = []
         for rank, worker in enumerate(self.workers):
             at = Rendezvous(self.host, port, rank, self.size, self.timeout_s) if collective else None
@@ -105,7 +115,7 @@ class WorkerGroup:
 
 @dataclass(frozen=True)
 class Construction:
-    """A group whose engines are to be made; the attributes are the arguments of :meth:`WorkerGroup.build`."""
+    """A group whose engines are to be made; the others are arguments of :meth:`WorkerGroup.build`."""
 
     group: WorkerGroup
     factory: Callable[..., Any]
@@ -123,11 +133,13 @@ def build_groups(constructions: Sequence[Construction], placement: Placement, ti
     for wave in placement.building_waves([construction.group.role for construction in constructions]):
         now = [constructions[index] for index in wave]
         placement.residents.vacate([construction.group.role for construction in now], timeout_s)
-        names: dict[Any, str] = {}
-        for making in now:
-            refs = making.group.build(making.factory, making.args, making.collective)
-            names |= zip(refs, making.group.worker_names, strict=True)
         logs = {name: log for making in now for name, log in making.group.log_of().items()}
+        hosts = {making.group.host_rendezvous(): making.group.worker_names[0] for making in now}
+        addresses = collect(hosts, "starting", timeout_s, logs)
+        names: dict[Any, str] = {}
+        for making, ref in zip(now, hosts, strict=True):
+            refs = making.group.build(addresses[ref], making.factory, making.args, making.collective)
+            names |= zip(refs, making.group.worker_names, strict=True)
         collect(names, "loading", timeout_s, logs)
         for making in now:
             placement.residents.admit(making.group)

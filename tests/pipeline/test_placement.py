@@ -9,6 +9,8 @@ from tests.pipeline.conftest import Outcome, Workplace
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 HF = ["rollout.backend=hf", "ppo.prompts_per_step=5", "weights.verify_every=1"]
+# Two steps that leave the policy as it is, and two that do not; the engine is asked after each.
+STEPS = ["ppo.steps=4", "ppo.critic_warmup_steps=2", "run.eval_every=1"]
 TWO = ["actor.num_workers=2", "critic.num_workers=2", "rollout.num_engines=2"]
 
 
@@ -23,7 +25,7 @@ def same_learning(one: Outcome, other: Outcome) -> None:
 @pytest.fixture(scope="module")
 def separate(place: Workplace) -> Outcome:
     """Every role by itself."""
-    return place.run("ppo", "separate", *HF)
+    return place.run("ppo", "separate", *HF, *STEPS)
 
 
 @pytest.mark.parametrize(
@@ -35,17 +37,11 @@ def separate(place: Workplace) -> Outcome:
     ids=["colocated", "groups"],
 )
 def test_roles_that_share_devices_learn_the_same(place: Workplace, separate: Outcome, settings: list[str]) -> None:
-    """The engines drop their weights while others are on the devices, and have them again for each evaluation, too."""
-    outcome = place.run("ppo", "shared", *HF, *settings)
+    """The engines drop their weights while others are on the devices, and have them again for each evaluation, too:
+    also while only the critic learns, and no new ones come."""
+    outcome = place.run("ppo", "shared", *HF, *STEPS, *settings)
     same_learning(outcome, separate)
     assert outcome.summary["after"]["score_mean"] == pytest.approx(separate.summary["after"]["score_mean"], rel=1e-3)
-
-
-def test_weights_are_lost_and_brought_again_while_only_the_critic_learns(place: Workplace) -> None:
-    warm_up = ["ppo.steps=3", "ppo.critic_warmup_steps=2", "run.eval_every=1"]
-    alone = place.run("ppo", "warm-alone", *HF, *warm_up)
-    together = place.run("ppo", "warm-together", *HF, *warm_up, "placement=colocated")
-    same_learning(together, alone)
 
 
 def test_an_engine_of_two_processes_takes_the_weights_of_each_step(place: Workplace) -> None:

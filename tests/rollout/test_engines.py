@@ -121,6 +121,7 @@ def test_greedy_sampling_takes_the_likeliest_token(engine, sender, models):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("models", ["untied"], indirect=True)
 @pytest.mark.parametrize("kind", ["hf", "vllm"])
 def test_top_k_narrows_the_draw_and_leaves_the_log_probabilities_whole(kind, models):
     """Else the trainer, which knows nothing of top-k and top-p, would see a gap that is none."""
@@ -139,6 +140,7 @@ def test_top_k_narrows_the_draw_and_leaves_the_log_probabilities_whole(kind, mod
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("models", ["tied"], indirect=True)
 @pytest.mark.parametrize(("kind", "parts"), [("vllm-extension", 1), ("vllm", 2)], ids=["older-vllm", "tensor-parallel"])
 def test_weights_also_reach_an_older_vllm_and_an_engine_of_several_processes(kind, parts, models):
     """The class that vLLM mixes into its workers (Ascend's way), and tensor parallelism over two processes."""

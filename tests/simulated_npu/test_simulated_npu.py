@@ -87,7 +87,7 @@ def test_training_is_the_cpus(tmp_path: Path, on_cpu: dict, world: int, stage: i
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("world,stage", [(1, 0), (2, 2), (2, 3)], ids=str)
+@pytest.mark.parametrize("world,stage", [(1, 0), (2, 3)], ids=str)
 def test_training_in_bfloat16_is_the_cpus_within_rounding(tmp_path: Path, on_cpu: dict, world: int, stage: int) -> None:
     seen = train_on_npus(tmp_path, world, stage, 30, "bfloat16")
     for role in ("actor", "critic"):
