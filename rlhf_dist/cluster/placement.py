@@ -145,10 +145,9 @@ class Placement:
 
     def same_seats(self, one: str, other: str) -> bool:
         """Whether two roles share devices, process by process: the same ones, in the same order."""
-        if self._where[one] != self._where[other]:
-            return False
         here, there = self.roles[one], self.roles[other]
-        return here.workers * here.processes == there.workers * there.processes
+        same_size = here.workers * here.processes == there.workers * there.processes
+        return same_size and self.shares_devices(one, other)
 
     def shares_devices(self, one: str, other: str) -> bool:
         """Whether two roles live in the same pool."""

@@ -65,9 +65,7 @@ class SharedGroup(TransferGroup):
 
     def receive(self, parameters: Sequence[ParamInfo]) -> Iterator[tuple[str, Tensor]]:
         self._meet("transfer")
-        self._await("handle", keep=True)
-        buffer = self._device.open_shared(json.loads(self._store.get(self._key("handle"))), self._place)
-        self._store.delete_key(self._key("handle"))
+        buffer = self._device.open_shared(json.loads(self._await("handle")), self._place)
         buckets = plan_buckets(parameters, self.endpoint.bucket_bytes)
         for number, bucket in enumerate(buckets):
             self._await(f"filled/{number}")
@@ -83,13 +81,14 @@ class SharedGroup(TransferGroup):
     def _key(self, what: str) -> str:
         return f"{self._transfers}/{self._pair}/{what}"
 
-    def _await(self, what: str, keep: bool = False) -> None:
-        """Waits for the partner's signal, and takes it away."""
+    def _await(self, what: str) -> bytes:
+        """Waits for the partner's signal, takes it away, and returns what it carries."""
         key: Any = self._key(what)
         try:
             self._store.wait([key], self._timeout)
-            if not keep:
-                self._store.delete_key(key)
+            content: bytes = self._store.get(key)
+            self._store.delete_key(key)
+            return content
         except RuntimeError as error:
             raise RunError(
                 f"weight transfer {self._transfers}: {self.endpoint.members[self.rank]} waited up to "

@@ -54,9 +54,13 @@ class Workplace:
 
     def start(self, job: str, name: str, *settings: str) -> subprocess.Popen[str]:
         """Starts a job."""
+        return self.launch(self.command(job, name, *settings))
+
+    def launch(self, command: list[str]) -> subprocess.Popen[str]:
+        """Starts a job's command line, or one around it."""
         env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
         process = subprocess.Popen(
-            self.command(job, name, *settings),
+            command,
             cwd=self.root,
             env=env,
             stdout=subprocess.PIPE,

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from tests.pipeline.conftest import Workplace
+from tests.pipeline.conftest import Outcome, Workplace
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -160,10 +160,8 @@ def whole(place: Workplace) -> list[dict[str, float]]:
     return place.run("ppo", "whole", *TWELVE_STEPS).metrics
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-def test_an_interrupted_run_writes_a_checkpoint_and_goes_on_as_if_nothing_had_been(
-    place: Workplace, whole: list[dict[str, float]], number: signal.Signals
-) -> None:
+def _interrupted(place: Workplace, number: signal.Signals) -> Outcome:
+    """A run of twelve steps that got a signal after the second; it has written a checkpoint."""
     name = f"halves-{number.name}"
     process = place.start("ppo", name, *TWELVE_STEPS)
     _wait_for_step(place, name, process, 2)
@@ -173,8 +171,15 @@ def test_an_interrupted_run_writes_a_checkpoint_and_goes_on_as_if_nothing_had_be
     assert f"stopped after step {done}" in outcome.output
     assert (outcome.run / f"checkpoints/step-{done}").is_dir()
     assert done < 12
-    if number == signal.SIGTERM:  # it wrote what the other one wrote, and goes on in the same way
-        return
+    return outcome
+
+
+def test_sigterm_ends_a_run_with_a_checkpoint(place: Workplace) -> None:
+    _interrupted(place, signal.SIGTERM)
+
+
+def test_an_interrupted_run_goes_on_as_if_nothing_had_been(place: Workplace, whole: list[dict[str, float]]) -> None:
+    name = _interrupted(place, signal.SIGINT).run.name
     outcome = place.run("ppo", name, *TWELVE_STEPS, "run.overwrite=false", "run.resume=true")
     assert [line["step"] for line in outcome.metrics] == list(range(1, 13))
     for ours, theirs in zip(outcome.metrics, whole, strict=True):

@@ -324,17 +324,7 @@ def start_on(host: Host, desk: Workplace, job: str, name: str, *settings: str) -
     """Starts a job on a host. It must be the head's: Ray's drivers look for their raylet by its process, and processes
     are not apart here.
     """
-    env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    process = subprocess.Popen(
-        host.command(*desk.command(job, name, *settings)),
-        cwd=desk.root,
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    desk.started.append(process)
-    return process
+    return desk.launch(host.command(*desk.command(job, name, *settings)))
 
 
 def pid_of(desk: Workplace, run: str, worker: str) -> int:
