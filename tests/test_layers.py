@@ -31,6 +31,7 @@ LAYERS = {
     "network": 0,
     "errors": 0,
     "chatter": 0,
+    "memory": 0,
 }
 
 HOMES = {

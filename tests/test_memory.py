@@ -1,0 +1,60 @@
+"""What is counted of a process's memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+import pytest
+
+from rlhf_dist.memory import pss_bytes
+
+MIB = 2**20
+
+# Maps 64 MiB, writes to all of it, and forks as often as it is told; parent and children have the pages in common.
+_HOLDER = """
+import mmap, os, sys, time
+pages = mmap.mmap(-1, 64 << 20)
+pages.write(b"x" * (64 << 20))
+for _ in range(int(sys.argv[1])):
+    if os.fork() == 0:
+        pages[0]
+        for at in range(0, len(pages), 4096):
+            pages[at]
+        break
+os.write(1, b"ready\\n")
+time.sleep(120)
+"""
+
+
+@contextmanager
+def holder(children: int) -> Iterator[int]:
+    process = subprocess.Popen([sys.executable, "-c", _HOLDER, str(children)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        for _ in range(children + 1):
+            assert process.stdout.readline() == "ready\n"
+        yield process.pid
+    finally:
+        for child in psutil.Process(process.pid).children():
+            child.kill()
+        process.kill()
+        process.wait()
+
+
+def test_a_process_counts_with_its_children_and_a_shared_page_once() -> None:
+    with holder(2) as pid:
+        everyone = [psutil.Process(pid), *psutil.Process(pid).children()]
+        assert len(everyone) == 3
+        assert sum(one.memory_info().rss for one in everyone) > 3 * 64 * MIB
+        assert 64 * MIB < pss_bytes(pid) < 2 * 64 * MIB
+
+
+def test_a_process_that_is_not_there_is_an_error() -> None:
+    process = subprocess.Popen(["true"])
+    process.wait()
+    with pytest.raises(psutil.NoSuchProcess):
+        pss_bytes(process.pid)
