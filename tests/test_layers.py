@@ -30,6 +30,7 @@ LAYERS = {
     "config": 0,
     "network": 0,
     "errors": 0,
+    "durable": 0,
     "chatter": 0,
     "memory": 0,
 }

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rlhf_dist.config.schema import RunConfig
-from rlhf_dist.controller.rundir import RunDir, write_json_atomic
+from rlhf_dist.controller.rundir import RunDir
+from rlhf_dist.durable import write_json_atomic
 from rlhf_dist.errors import StoppedByUser, UserError
 
 if TYPE_CHECKING:

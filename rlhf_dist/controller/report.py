@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 from rlhf_dist.controller.curves import Rows, chart_svg, charts_of, save_curves_png, series
-from rlhf_dist.controller.rundir import RunDir, read_jsonl, write_text_atomic
+from rlhf_dist.controller.rundir import RunDir, read_jsonl
 from rlhf_dist.controller.view import duration
+from rlhf_dist.durable import write_text_atomic
 from rlhf_dist.errors import UserError
 
 __all__ = ["print_summary", "save_curves_png", "summary_rows", "write_report"]

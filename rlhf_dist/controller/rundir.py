@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping
@@ -11,30 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlhf_dist.durable import PARTIAL, replace_folder, write_text_atomic
 from rlhf_dist.errors import UserError
 
 _STEP_DIR = re.compile(r"step-(\d+)")
-_PARTIAL = ".tmp"
 _STARTUP_FILES = {"config.yaml", "logs"}  # what a run has before it has done anything
-
-
-def write_text_atomic(path: Path, text: str) -> None:
-    """Writes ``text`` to ``path``: whoever reads sees the old file or the whole new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}{_PARTIAL}")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def write_json_atomic(path: Path, value: Any) -> None:
-    """Writes ``value`` as indented JSON, as :func:`write_text_atomic` does. ValueError on NaN or infinity."""
-    write_text_atomic(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 @dataclass(frozen=True)
@@ -162,7 +142,7 @@ class RunDir:
 
     def begin_checkpoint(self, step: int) -> Path:
         """An empty directory to write the checkpoint of ``step`` into; it counts once it is committed."""
-        partial = self.checkpoints / f"step-{step}{_PARTIAL}"
+        partial = self.checkpoints / f"step-{step}{PARTIAL}"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         return partial
@@ -170,9 +150,7 @@ class RunDir:
     def commit_checkpoint(self, step: int) -> Path:
         """Makes the checkpoint that was begun for ``step`` complete, by its rename. Returns where it is."""
         path = self.checkpoints / f"step-{step}"
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(path.with_name(path.name + _PARTIAL), path)
+        replace_folder(path.with_name(path.name + PARTIAL), path)
         return path
 
     def complete_checkpoints(self) -> list[Checkpoint]:
@@ -192,7 +170,7 @@ class RunDir:
         """Removes all complete checkpoints but the ``keep`` newest (at least one stays), and interrupted ones."""
         for checkpoint in self.complete_checkpoints()[: -max(keep, 1)]:
             shutil.rmtree(checkpoint.path)
-        for partial in self.checkpoints.glob(f"step-*{_PARTIAL}"):
+        for partial in self.checkpoints.glob(f"step-*{PARTIAL}"):
             shutil.rmtree(partial)
 
     def rewind(self, step: int) -> None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rlhf_dist.controller.rundir import write_text_atomic
+from rlhf_dist.durable import write_text_atomic
 
 #: The lane of the loop itself; its phases follow one another and make up the step.
 MAIN_LANE = "step"

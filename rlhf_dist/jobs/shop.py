@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_dist.config.load import config_yaml
 from rlhf_dist.config.schema import ClusterConfig, RunConfig
-from rlhf_dist.controller.rundir import RunDir, write_text_atomic
+from rlhf_dist.controller.rundir import RunDir
+from rlhf_dist.durable import write_text_atomic
 
 if TYPE_CHECKING:
     from rlhf_dist.cluster.group import Construction, WorkerGroup

@@ -16,7 +16,8 @@ from rlhf_dist.__main__ import main
 from rlhf_dist.controller.curves import CHARTS, charts_of, running_mean, save_curves_png
 from rlhf_dist.controller.metrics import DPO_METRICS, PPO_METRICS, REWARD_METRICS, SFT_METRICS, MetricsWriter
 from rlhf_dist.controller.report import phase_seconds, print_summary, summary_rows, write_report
-from rlhf_dist.controller.rundir import RunDir, write_json_atomic, write_text_atomic
+from rlhf_dist.controller.rundir import RunDir
+from rlhf_dist.durable import write_json_atomic, write_text_atomic
 from rlhf_dist.errors import UserError
 
 _SUMMARY = {

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
-from rlhf_dist.controller.rundir import RunDir, read_jsonl, write_json_atomic, write_text_atomic
+from rlhf_dist.controller.rundir import RunDir, read_jsonl
+from rlhf_dist.durable import write_json_atomic, write_text_atomic
 from rlhf_dist.errors import UserError
 
 
@@ -116,14 +116,3 @@ def test_rewind_cuts_steps_after_the_checkpoint_and_a_half_written_line(run: Run
     assert run.metrics.read_text() == '{"step": 1, "a": 1.5}\n{"step": 2, "a": 2}\n'
     assert read_jsonl(run.samples) == [{"step": 2, "prompt": "ä"}]
     assert not run.summary.exists()
-
-
-def test_an_atomic_write_that_fails_leaves_the_old_file_and_no_rest(tmp_path: Path) -> None:
-    path = tmp_path / "summary.json"
-    write_json_atomic(path, {"a": 1})
-    with pytest.raises(ValueError):
-        write_json_atomic(path, {"a": float("nan")})
-    with pytest.raises(UnicodeEncodeError):
-        write_text_atomic(path, "half \udc80")
-    assert json.loads(path.read_text()) == {"a": 1}
-    assert [entry.name for entry in tmp_path.iterdir()] == ["summary.json"]
