@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,17 @@ def test_a_recipe_has_a_run_name_of_its_own(recipe: Path) -> None:
     own = yaml.safe_load(recipe.read_text())["run"]["name"]
     assert own == names[-1]
     assert names.count(own) == 1
+
+
+@pytest.mark.parametrize("recipe", sorted((CONFIGS / "instructgpt").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_value_of_the_papers_recipes_names_its_section_or_that_the_paper_says_nothing(recipe: Path) -> None:
+    source = re.compile(r"(C|E)(\.\d+)?\b|3\.\d\b|Table \d+\b|not in the paper\b")
+    own = {"base", "name", "path", "demonstrations_path"}  # a file of the user's and a run's name need no section
+    values = 0
+    for line in recipe.read_text().splitlines():
+        setting, _, comment = line.partition("  # ")
+        key, _, value = setting.strip().partition(": ")
+        if value and key not in own and not line.startswith("#"):
+            values += 1
+            assert source.match(comment), line
+    assert values
