@@ -42,6 +42,7 @@ def start(*arguments: str, **changes: str) -> subprocess.Popen[str]:
         [sys.executable, *arguments],
         cwd=ROOT,
         env={**environment(), **changes},
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

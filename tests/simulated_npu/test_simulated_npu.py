@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
+import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.engine.test_zero import numbers, train
+from tests.engine.ranks import Ranks
+from tests.engine.test_zero import ALONE, BFLOAT16, SMOOTH, Case, check_bfloat16, numbers, train
 from tests.simulated_npu import build
 from tests.simulated_npu.process import ROOT, finish, start
-from tests.tiny import write_model
 
-RANK = "import json, sys; from tests.engine.test_zero import work; work(*json.loads(sys.argv[1]))"
+WORK = "tests.engine.test_zero:work"
 
 
 def free_port() -> int:
@@ -52,48 +53,43 @@ def test_two_ranks_on_one_device_are_refused() -> None:
         )
 
 
-def train_on_npus(folder: Path, world: int, stage: int, budget: int, dtype: str) -> dict:
-    """tests/engine/test_zero.py's training, with its actor, critic and reward model on simulated NPUs."""
-    write_model(folder / "model")
-    port = free_port()
-    finish(
-        [
-            start(
-                "-c",
-                RANK,
-                json.dumps([rank, world, port, str(folder), stage, budget, dtype, "npu"]),
-                ASCEND_RT_VISIBLE_DEVICES=str(rank),
-            )
-            for rank in range(world)
-        ]
-    )
-    seen = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(world)]
-    for key in ("logprobs", "averaged"):
-        seen[0][key] = {row: values for one in seen for row, values in one[key].items()}
-    return seen[0]
+def start_on_npu(rank: int, arguments: list[str]) -> subprocess.Popen[str]:
+    """A rank's process, which sees one simulated NPU."""
+    return start(*arguments, ASCEND_RT_VISIBLE_DEVICES=str(rank))
 
 
 @pytest.fixture(scope="module")
-def on_cpu(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    """One rank on the CPU, no ZeRO, float32."""
-    return train(tmp_path_factory.mktemp("cpu"), world=1, stage=0, budget=30)
+def ranks() -> Iterator[Ranks]:
+    ranks = Ranks(WORK, "npu", start_on_npu)
+    yield ranks
+    ranks.close()
+
+
+@pytest.fixture(scope="module")
+def on_cpu(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, dict]:
+    """One rank on the CPU, no ZeRO, float32: with the usual optimizer, and with that of the bfloat16 cases."""
+    ranks = Ranks(WORK)
+    try:
+        return tuple(train(tmp_path_factory.mktemp("cpu"), ranks, case) for case in (ALONE, SMOOTH))
+    finally:
+        ranks.close()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world,stage", [(1, 0), (2, 0), (2, 1), (2, 2), (1, 3), (2, 3)], ids=str)
-def test_training_is_the_cpus(tmp_path: Path, on_cpu: dict, world: int, stage: int) -> None:
-    seen = train_on_npus(tmp_path, world, stage, 30, "float32")
-    assert numbers(seen) == pytest.approx(numbers(on_cpu), rel=1e-4, abs=2e-5)
+def test_training_is_the_cpus(
+    tmp_path: Path, ranks: Ranks, on_cpu: tuple[dict, dict], world: int, stage: int
+) -> None:
+    seen = train(tmp_path, ranks, Case(world, stage, 30), "npu")
+    assert numbers(seen) == pytest.approx(numbers(on_cpu[0]), rel=1e-4, abs=2e-5)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("world,stage", [(1, 0), (2, 3)], ids=str)
-def test_training_in_bfloat16_is_the_cpus_within_rounding(tmp_path: Path, on_cpu: dict, world: int, stage: int) -> None:
-    seen = train_on_npus(tmp_path, world, stage, 30, "bfloat16")
-    for role in ("actor", "critic"):
-        for name in ("loss", "grad_norm", "lr"):
-            assert seen[role][name] == pytest.approx(on_cpu[role][name], rel=0.05, abs=0.02), (role, name)
-    assert numbers(seen["logprobs"]) == pytest.approx(numbers(on_cpu["logprobs"]), abs=0.3)
+@pytest.mark.parametrize("case", BFLOAT16, ids=lambda case: f"{case.world}-{case.stage}")
+def test_training_in_bfloat16_is_the_cpus_within_rounding(
+    tmp_path: Path, ranks: Ranks, on_cpu: tuple[dict, dict], case: Case
+) -> None:
+    check_bfloat16(train(tmp_path, ranks, case, "npu"), on_cpu[1])
 
 
 def test_without_a_compiler_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
