@@ -26,7 +26,7 @@ from torch import Tensor
 
 from rlhf_dist.algo.losses import PolicyObjective
 from rlhf_dist.types import Demonstrations, PolicyBatch, Sequences, ValueBatch
-from tests.tiny import VOCABULARY, write_model
+from tests.tiny import VOCABULARY, write_model, write_reward_model
 
 TOLERANCE = 1e-5  # relative, of the norm of all gradients (of all weights) together, in float32
 TEMPERATURE = 0.8
@@ -235,14 +235,9 @@ def rank_of_world(rank: int, world: int, port: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A policy, and a critic with a head that is not zero."""
-    from rlhf_dist.config.schema import ModelConfig
-    from rlhf_dist.device import CPU
-    from rlhf_dist.models.language import load_scalar
-
     folder = tmp_path_factory.mktemp("models")
     write_model(folder / "model")
-    torch.manual_seed(1)
-    load_scalar(ModelConfig(path=str(folder / "model")), CPU).classifier.save_pretrained(folder / "critic")
+    write_reward_model(folder / "critic", folder / "model")
     return folder
 
 

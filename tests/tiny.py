@@ -76,6 +76,17 @@ def write_model(folder: Path, *, tied: bool = True, seed: int = 0) -> Path:
     return folder
 
 
+
+def write_reward_model(folder: Path, model: Path) -> None:
+    """A reward model on ``model``'s body, with a random head."""
+    from rlhf_dist.config.schema import ModelConfig
+    from rlhf_dist.device import CPU
+    from rlhf_dist.models.language import load_scalar
+
+    torch.manual_seed(1)
+    load_scalar(ModelConfig(path=str(model)), CPU).classifier.save_pretrained(folder)
+
+
 def write_jsonl(path: Path, rows: list[dict]) -> Path:
     """One JSON object a line."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
