@@ -26,6 +26,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.add_argument("run", type=Path, help="the run's directory, runs/NAME")
     _add_plan(commands)
+    _add_export(commands)
     return parser
 
 
@@ -42,6 +43,32 @@ def _add_plan(commands: Any) -> None:
     plan.add_argument("--devices-per-node", type=int, metavar="M", help="accelerators of each; 0 for none")
     plan.add_argument("--device-memory", type=float, metavar="GiB", help="of an accelerator (80), or of a node without")
     plan.add_argument("--suggest", action="store_true", help="search for the fastest plans of a PPO job")
+
+
+def _add_export(commands: Any) -> None:
+    export = commands.add_parser(
+        "export",
+        help="make a Hugging Face model of a checkpoint",
+        description="Makes a Hugging Face model directory of a checkpoint: of any ZeRO stage and number of workers, an "
+        "adapter merged, a reward model with its bias. Needs no accelerator, and host memory for the model once.",
+    )
+    export.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="runs/NAME/checkpoints/step-N")
+    export.add_argument("out", type=Path, metavar="OUT", help="the directory to make")
+    export.add_argument("--role", help="whose model (actor, or the only one there is)")
+    export.add_argument("--average", action="store_true", help="the moving average of the weights (ema_decay)")
+    export.add_argument("--base", type=Path, metavar="DIR", help="where the base of an adapter is, if it was moved")
+    export.add_argument("--trust-remote-code", action="store_true", help="run the code that the model comes with")
+
+
+def _export(options: argparse.Namespace) -> None:
+    from transformers.utils import logging
+
+    from rlhf_dist.jobs.export import export
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    export(options.checkpoint, options.out, options.role, options.average, options.base, options.trust_remote_code)
+    print(options.out)
 
 
 def _plan(options: argparse.Namespace) -> None:
@@ -67,10 +94,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command. Returns the exit code: 0; 2 after one line on a user's mistake; 3 where a plan cannot work."""
     try:
         options = _parser().parse_args(arguments)
-        if options.command == "plan":
-            _plan(options)
-        else:
-            _report(options.run)
+        match options.command:
+            case "plan":
+                _plan(options)
+            case "export":
+                _export(options)
+            case _:
+                _report(options.run)
     except (UserError, ClusterError) as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -15,6 +15,7 @@ import ray
 from rlhf_dist.chatter import redirect_process_output
 from rlhf_dist.cluster.prometheus import Gauges, watch_memory
 from rlhf_dist.device import GLOO_INTERFACE, Device
+from rlhf_dist.engine.random_state import mixed_seed
 from rlhf_dist.network import interface_of, listening_store
 
 
@@ -78,11 +79,12 @@ class Worker:
 
         device.set_current()
         self.gauges = watch_memory(run, self.name, device)
-        device.seed(seed)
+        device.seed(seed)  # the same for all workers of a role while they make the same model
         torch.set_num_threads(threads)
         if rendezvous is not None:
             _join_process_group(device, rendezvous, self.store)
         self.engine = factory(*args)
+        device.seed(mixed_seed(seed, self.name))  # and each its own for what it draws in training, as dropout does
 
     def call(self, method: str, *args: Any) -> Any:
         """Runs one method of the engine."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from rlhf_dist.engine.shards import learning, local, local_part
 
 
 class WeightAverage:
@@ -24,47 +25,40 @@ class WeightAverage:
 
     def __init__(self, model: nn.Module, decay: float, replaced: Callable[[], None] = lambda: None) -> None:
         self._model, self.decay, self._replaced = model, decay, replaced
-        self._average = {name: local.detach().float().cpu().clone() for name, local in self._learning()}
+        self._average = {name: here.detach().float().cpu().clone() for name, here in self._learning()}
 
     def update(self) -> None:
         """Takes in the weights of now."""
-        for name, local in self._learning():
-            self._average[name].lerp_(local.detach().float().cpu(), 1.0 - self.decay)
+        for name, here in self._learning():
+            self._average[name].lerp_(here.detach().float().cpu(), 1.0 - self.decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Within it the model holds the average, behind it its own weights again."""
-        kept = {name: local.detach().clone() for name, local in self._learning()}
+        kept = {name: here.detach().clone() for name, here in self._learning()}
         self._fill(self._average)
         try:
             yield
         finally:
             self._fill(kept)
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """This worker's part of the average, by the parameters' names."""
-        return self._average
+    def parts(self, rank: int) -> Iterator[tuple[str, int, Tensor]]:
+        """What worker ``rank``, this one, holds of each parameter's average: where it begins, and ``[n]`` elements."""
+        for name, parameter in learning(self._model):
+            yield name, *local_part(parameter, self._average[name], rank)
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Takes up what :meth:`state_dict` gave, on as many workers under the same stage."""
-        if state.keys() != self._average.keys():
-            raise ValueError("the average in the checkpoint is of another model")
-        for name, value in state.items():
-            self._average[name].copy_(value)
+    def load(self, rank: int, read: Callable[[str, int, int], Tensor]) -> None:
+        """Takes up an average of the same model, from a function that gives ``count`` elements of a parameter from
+        ``start`` on."""
+        for name, start, part in self.parts(rank):
+            part.copy_(read(name, start, part.numel()))
 
     def _learning(self) -> Iterator[tuple[str, Tensor]]:
         """The parameters that learn, as this worker holds them."""
-        for name, parameter in self._model.named_parameters():
-            if parameter.requires_grad:
-                yield name, _local(parameter)
+        return ((name, local(parameter)) for name, parameter in learning(self._model))
 
     @torch.no_grad()
     def _fill(self, values: dict[str, Tensor]) -> None:
-        for name, local in self._learning():
-            local.copy_(values[name])
+        for name, here in self._learning():
+            here.copy_(values[name])
         self._replaced()
-
-
-def _local(parameter: Any) -> Tensor:
-    """ZeRO stage 3 keeps a worker's shard in ds_tensor, and leaves the parameter itself empty."""
-    return parameter.ds_tensor if hasattr(parameter, "ds_tensor") else parameter.data

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
 from safetensors.torch import save_file
 
+from rlhf_dist.config.schema import ModelConfig
 from rlhf_dist.engine.averaging import WeightAverage
 from rlhf_dist.weights.source import gathered_adapter, gathered_state_dict
 
@@ -20,14 +22,19 @@ GATHER_BYTES = 512 * 2**20  # under ZeRO-3, parameters gathered at once
 
 
 def save_all(
-    model: Any, average: WeightAverage | None, adapter: LoraConfig | None, folder: Path, tokenizer_path: str
+    model: Any,
+    average: WeightAverage | None,
+    adapter: LoraConfig | None,
+    folder: Path,
+    tokenizer_path: str,
+    trust_remote_code: bool,
 ) -> None:
     """:func:`save_pretrained` into ``folder``, and what there is beside it: the average of the weights into
     ``<folder>_ema``, the adapter, as peft reads it, into ``<folder>_adapter``."""
-    save_pretrained(model, folder, tokenizer_path)
+    save_pretrained(model, folder, tokenizer_path, trust_remote_code)
     if average is not None:
         with average.applied():
-            save_pretrained(model, folder.with_name(folder.name + "_ema"), tokenizer_path)
+            save_pretrained(model, folder.with_name(folder.name + "_ema"), tokenizer_path, trust_remote_code)
     if adapter is not None:
         _save_adapter(model, adapter, folder.with_name(folder.name + "_adapter"))
 
@@ -55,7 +62,7 @@ def _put(beside: Path, folder: Path) -> None:
     os.replace(beside, folder)
 
 
-def save_pretrained(model: Any, folder: Path, tokenizer_path: str) -> None:
+def save_pretrained(model: Any, folder: Path, tokenizer_path: str, trust_remote_code: bool) -> None:
     """Gathers ``model``'s weights and writes config, safetensors and tokenizer into ``folder``, whole or not at all.
 
     A collective: every worker of the role calls it, the first one writes.
@@ -64,13 +71,33 @@ def save_pretrained(model: Any, folder: Path, tokenizer_path: str) -> None:
         model: a transformers model, perhaps sharded by ZeRO.
         folder: replaced where it exists.
         tokenizer_path: where the tokenizer comes from.
+        trust_remote_code: whether the tokenizer may come with code of its own.
     """
     state = gathered_state_dict(model, GATHER_BYTES)
     if dist.get_rank() == 0:
-        from transformers import AutoTokenizer
-
         beside = _beside(folder)
         model.save_pretrained(beside, state_dict=state, safe_serialization=True)
-        AutoTokenizer.from_pretrained(tokenizer_path).save_pretrained(beside)
+        save_tokenizer(tokenizer_path, trust_remote_code, beside)
         _put(beside, folder)
     dist.barrier()
+
+
+def save_tokenizer(path: str, trust_remote_code: bool, folder: Path) -> None:
+    """Writes the tokenizer of the model at ``path`` into ``folder``."""
+    from transformers import AutoTokenizer
+
+    AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code).save_pretrained(folder)
+
+
+def save_description(model: Any, config: ModelConfig, folder: Path) -> None:
+    """Writes all files of a Hugging Face model directory but the weights: configurations, code, tokenizer."""
+    from transformers.dynamic_module_utils import custom_object_save
+
+    folder.mkdir(parents=True, exist_ok=True)
+    if model._auto_class is not None:  # it came with code of its own
+        custom_object_save(model, folder, config=model.config)
+    model.config.save_pretrained(folder)
+    if model.can_generate():
+        model.generation_config.save_pretrained(folder)
+    with suppress(OSError, ValueError):  # a critic's model may have no tokenizer
+        save_tokenizer(config.path, config.trust_remote_code, folder)

@@ -254,7 +254,8 @@ class ActorEngine(LearningEngine):
 
     def save_model(self, folder: Path, tokenizer_path: str) -> None:
         """Writes the model in Hugging Face format, with its tokenizer. All workers call it; the first writes."""
-        save_all(self.policy.lm, self.runner.average, self.policy.adapter, folder, tokenizer_path)
+        trusted = self.runner.role.model.trust_remote_code
+        save_all(self.policy.lm, self.runner.average, self.policy.adapter, folder, tokenizer_path, trusted)
 
 
 def _deal(text: Demonstrations, steps: int) -> list[Demonstrations | None]:

@@ -164,4 +164,5 @@ class RewardTrainerEngine(LearningEngine):
 
     def save_model(self, folder: Path, tokenizer_path: str) -> None:
         """Writes the model in Hugging Face format, with its tokenizer. All workers call it; the first writes."""
-        save_all(self.model.classifier, self.runner.average, self.model.adapter, folder, tokenizer_path)
+        trusted = self.runner.role.model.trust_remote_code
+        save_all(self.model.classifier, self.runner.average, self.model.adapter, folder, tokenizer_path, trusted)

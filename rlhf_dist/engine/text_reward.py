@@ -33,12 +33,13 @@ class TextReward:
     Args:
         scorer: who scores.
         tokenizer_path: turns tokens back into texts, special tokens left out.
+        trust_remote_code: whether the tokenizer may come with code of its own.
         rank: this worker's.
         world: number of workers.
     """
 
-    def __init__(self, scorer: TextScorer, tokenizer_path: str, rank: int, world: int) -> None:
-        self.scorer, self.tokenizer = scorer, load_tokenizer(tokenizer_path)
+    def __init__(self, scorer: TextScorer, tokenizer_path: str, trust_remote_code: bool, rank: int, world: int) -> None:
+        self.scorer, self.tokenizer = scorer, load_tokenizer(tokenizer_path, trust_remote_code)
         self.rank, self.world = rank, world
 
     def scores(self, sequences: Sequences) -> Tensor:

@@ -13,14 +13,15 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from rlhf_dist.algo.schedule import lr_factor
 from rlhf_dist.config.schema import ModelRole, TrainedRole
 from rlhf_dist.device import Device
+from rlhf_dist.engine import checkpoint
 from rlhf_dist.engine.averaging import WeightAverage
 from rlhf_dist.engine.residency import DeviceMemory
+from rlhf_dist.models.language import PolicyModel, ScalarModel
 from rlhf_dist.models.layout import MicroBatch, balanced_shards, lay_out, micro_batches
 from rlhf_dist.types import Ragged, Residency
 
@@ -90,7 +91,7 @@ class ZeroRunner:
         role: the role's configuration: its ZeRO stage (0 or 3), and how micro-batches are made.
     """
 
-    def __init__(self, model: nn.Module, device: Device, role: ModelRole) -> None:
+    def __init__(self, model: PolicyModel | ScalarModel, device: Device, role: ModelRole) -> None:
         self._settle(model.eval().requires_grad_(False), device, role)
         if role.zero_stage == 3:
             dtype = next(model.parameters()).dtype
@@ -98,7 +99,7 @@ class ZeroRunner:
         else:
             self.forward_module = model.to(self.torch_device)
 
-    def _settle(self, model: nn.Module, device: Device, role: ModelRole) -> None:
+    def _settle(self, model: PolicyModel | ScalarModel, device: Device, role: ModelRole) -> None:
         self.model, self.device, self.role = model, device, role
         self.torch_device = device.torch_device()
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
@@ -175,12 +176,14 @@ class ZeroTrainer(ZeroRunner):
         total_steps: optimizer steps of the whole run, for the schedule.
     """
 
-    def __init__(self, model: nn.Module, device: Device, role: TrainedRole, total_steps: int) -> None:
+    role: TrainedRole
+
+    def __init__(self, model: PolicyModel | ScalarModel, device: Device, role: TrainedRole, total_steps: int) -> None:
         self._settle(model.train(), device, role)
         self.optim, self.total_steps, self.zero_stage = role.optim, total_steps, role.zero_stage
         self.steps_taken = 0
         optim, dtype = role.optim, next(model.parameters()).dtype
-        optimizer = torch.optim.AdamW(
+        self.adamw = torch.optim.AdamW(
             [parameter for parameter in model.parameters() if parameter.requires_grad],
             lr=optim.lr,
             betas=(optim.betas[0], optim.betas[1]),
@@ -188,12 +191,11 @@ class ZeroTrainer(ZeroRunner):
             weight_decay=optim.weight_decay,
         )
         self.forward_module, self.optimizer, *_ = initialize_deepspeed(
-            model=model, optimizer=optimizer, config=_deepspeed_config(role.zero_stage, dtype, optim.grad_clip)
+            model=model, optimizer=self.adamw, config=_deepspeed_config(role.zero_stage, dtype, optim.grad_clip)
         )
         self.average: WeightAverage | None = None
         if role.ema_decay:
-            forget = {"replaced": self.forward_module.empty_partition_cache} if role.zero_stage == 3 else {}
-            self.average = WeightAverage(model, role.ema_decay, **forget)
+            self.average = WeightAverage(model.pretrained, role.ema_decay, self.forget_gathered)
 
     def step(self, parts: Sequence[Part]) -> tuple[list[Tensor], float, float]:
         """One optimizer step on the sum of the parts: the gradient of sum(scale * sum of losses over all workers).
@@ -256,25 +258,21 @@ class ZeroTrainer(ZeroRunner):
         return norm if plain else float(self.forward_module.get_global_grad_norm())
 
     def save_checkpoint(self, folder: Path) -> None:
-        """Writes weights, optimizer states and the step count, each worker its own part."""
-        self.forward_module.save_checkpoint(
-            str(folder), tag="state", client_state={"steps_taken": self.steps_taken}, save_latest=False
-        )
-        if self.average is not None:
-            save_file(self.average.state_dict(), folder / self._average_file)
+        """Writes weights, optimizer states and all else to go on from, each worker its own part."""
+        checkpoint.save(self, folder)
 
     def load_checkpoint(self, folder: Path) -> None:
-        """Takes up what :meth:`save_checkpoint` wrote, with the same number of workers and ZeRO stage."""
-        path, state = self.forward_module.load_checkpoint(str(folder), tag="state")
-        if path is None:
-            raise FileNotFoundError(f"no checkpoint under {folder}")
-        self.steps_taken = state["steps_taken"]
-        if self.average is not None:
-            self.average.load_state_dict(load_file(folder / self._average_file))
+        """Takes up what :meth:`save_checkpoint` wrote, under any ZeRO stage and by any number of workers.
 
-    @property
-    def _average_file(self) -> str:
-        return f"average-{self.rank}-of-{self.world}.safetensors"
+        Raises:
+            UserError: it is not of this model, or damaged; nothing has been changed then.
+        """
+        checkpoint.load(self, folder)
+
+    def forget_gathered(self) -> None:
+        """To be called when the weights were exchanged: stage 3 keeps gathered copies, which are old then."""
+        if self.role.zero_stage == 3:
+            self.forward_module.empty_partition_cache()
 
 
 class Engine:

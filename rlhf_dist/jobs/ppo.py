@@ -156,9 +156,12 @@ def _scorers(config: PPOConfig, source: RewardRole, group: WorkerGroup) -> Const
 
     if uses_model(source):
         return Construction(group, RewardEngine, lambda _: (source, group.device), collective=True)
-    scorer, tokenizer = partial(_text_scorer, source, _token(source)), config.actor.model.path
+    scorer, model = partial(_text_scorer, source, _token(source)), config.actor.model
     return Construction(
-        group, lambda *args: TextReward(scorer(), *args), lambda rank: (tokenizer, rank, group.size), collective=False
+        group,
+        lambda *args: TextReward(scorer(), *args),
+        lambda rank: (model.path, model.trust_remote_code, rank, group.size),
+        collective=False,
     )
 
 

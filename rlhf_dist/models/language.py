@@ -32,6 +32,7 @@ class PolicyModel(nn.Module):
         lm: a transformers causal language model; its head is replaced by :class:`LMHead` in place.
     """
 
+    auto_class = "AutoModelForCausalLM"
     adapter: Any = None  # peft's configuration of it, where there is one
 
     def __init__(self, lm: Any) -> None:
@@ -41,6 +42,11 @@ class PolicyModel(nn.Module):
                 raise UserError(f"model {lm.config._name_or_path}: architectures with {key} are not supported")
         lm.set_output_embeddings(LMHead(lm.get_output_embeddings()))
         self.lm = lm
+
+    @property
+    def pretrained(self) -> Any:
+        """The transformers model inside: its names of the parameters are those of files."""
+        return self.lm
 
     def forward(self, batch: MicroBatch, tokens: Tensor, response_lengths: Tensor, temperature: float) -> Any:
         """Log-probabilities ``[R]`` and entropies ``[R]`` (float32, nats) of a micro-batch's response tokens.
@@ -70,6 +76,7 @@ class ScalarModel(nn.Module):
         classifier: a transformers sequence classifier with one label and its head named ``score``.
     """
 
+    auto_class = "AutoModelForSequenceClassification"
     adapter: Any = None  # peft's configuration of it, where there is one
 
     def __init__(self, classifier: Any) -> None:
@@ -80,6 +87,11 @@ class ScalarModel(nn.Module):
             )
         self.classifier = classifier
         self.bias = float(getattr(classifier.config, BIAS, 0.0))
+
+    @property
+    def pretrained(self) -> Any:
+        """The transformers model inside: its names of the parameters are those of files."""
+        return self.classifier
 
     def set_bias(self, bias: float) -> None:
         """Sets the constant, also in the configuration that is saved with the model."""

@@ -48,7 +48,7 @@ class ZeroWeightSource:
     def metadata(self) -> list[ParamInfo]:
         """Name, dtype as yielded, and full shape of every parameter, in the order of iteration."""
         return [
-            ParamInfo(plain_name(name), dtype_name(self._wire_dtype(parameter)), _full_shape(parameter))
+            ParamInfo(plain_name(name), dtype_name(self._wire_dtype(parameter)), full_shape(parameter))
             for name, parameter in self._base_parameters()
         ]
 
@@ -76,7 +76,7 @@ class ZeroWeightSource:
         group: list[tuple[str, nn.Parameter]] = []
         held = 0
         for name, parameter in self._base_parameters():
-            size = prod(_full_shape(parameter)) * parameter.element_size()
+            size = prod(full_shape(parameter)) * parameter.element_size()
             if group and held + size > self._bucket_bytes:
                 yield group
                 group, held = [], 0
@@ -116,7 +116,7 @@ def gathered_adapter(module: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-def _full_shape(parameter: Any) -> tuple[int, ...]:
+def full_shape(parameter: Any) -> tuple[int, ...]:
     """The unsharded shape; ZeRO stage 3 keeps it in ds_shape and leaves the parameter itself empty."""
     return tuple(parameter.ds_shape if hasattr(parameter, "ds_shape") else parameter.shape)
 

@@ -1,0 +1,267 @@
+"""What a role that learns keeps to go on from: the same files whatever the ZeRO stage and the number of workers.
+
+A role's folder holds, by the parameters' names and in pieces (:mod:`rlhf_dist.engine.fragments`): the weights as they
+are trained (float32), AdamW's two moments and its step, the moving average where there is one; each worker's random
+states; `model/`, the Hugging Face files without the weights; and `state.json`, which says what all that belongs to.
+What does not learn is not in it: under an adapter the base's weights stay those of `model.path`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from rlhf_dist.config.schema import LoraSettings
+from rlhf_dist.engine.export import save_description
+from rlhf_dist.engine.fragments import Fragments, write_fragments
+from rlhf_dist.engine.random_state import load_random_state, save_random_state
+from rlhf_dist.engine.shards import Shard, learning, local_part, optimizer_shards
+from rlhf_dist.errors import UserError
+from rlhf_dist.models.language import ScalarModel
+from rlhf_dist.weights.source import full_shape
+
+if TYPE_CHECKING:
+    from rlhf_dist.engine.zero import ZeroTrainer
+
+FORMAT = 1
+STATE, MODEL = "state.json", "model"
+WEIGHTS, AVERAGE, STEP, BUFFERS, MOMENTS = "weights", "average", "step", "buffers", ("exp_avg", "exp_avg_sq")
+_SAMPLES, _SAMPLE_BYTES = 16, 65536
+
+
+@dataclass(frozen=True)
+class RoleState:
+    """`state.json` of a role.
+
+    Attributes:
+        format: of the folder.
+        auto_class: transformers' class that loads such a model.
+        path: `model.path`.
+        fingerprint: of the weights there, where some of them do not learn and are not in the checkpoint; else None.
+        trust_remote_code: whether the model comes with code of its own.
+        lora: the adapter's settings; rank 0: none.
+        score_bias: of a scalar model; else 0.
+        parameters: of each one that learns, the shape and the dtype in the model, in the model's order.
+        has_average: whether a moving average is there.
+        steps_taken: optimizer steps so far, by which the learning rate goes.
+        world: number of workers that wrote it.
+        zero_stage: under which it was written.
+    """
+
+    format: int
+    auto_class: str
+    path: str
+    fingerprint: str | None
+    trust_remote_code: bool
+    lora: LoraSettings
+    score_bias: float
+    parameters: dict[str, tuple[list[int], str]]
+    has_average: bool
+    steps_taken: int
+    world: int
+    zero_stage: int
+
+    @property
+    def numels(self) -> dict[str, int]:
+        """Number of elements of each parameter."""
+        return {name: prod(shape) for name, (shape, _) in self.parameters.items()}
+
+    @classmethod
+    def read(cls, folder: Path) -> RoleState:
+        """UserError where ``folder`` is no role's part of a checkpoint, or of another format."""
+        try:
+            fields = json.loads((folder / STATE).read_text(encoding="utf-8"))
+            if fields["format"] != FORMAT:
+                raise UserError(f"{folder} has format {fields['format']}, this version reads format {FORMAT}")
+            return cls(**{**fields, "lora": LoraSettings(**fields["lora"])})
+        except FileNotFoundError as error:
+            raise UserError(
+                f"{folder} is no role's part of a checkpoint, or one of an older version: it has no {STATE}"
+            ) from error
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{folder / STATE} is damaged: {error}") from error
+
+
+def state_of(trainer: ZeroTrainer) -> RoleState:
+    """What `state.json` of this role says now."""
+    role, model = trainer.role, trainer.model
+    frozen = any(not parameter.requires_grad for parameter in model.parameters())
+    return RoleState(
+        format=FORMAT,
+        auto_class=model.auto_class,
+        path=str(Path(role.model.path).absolute()) if Path(role.model.path).is_dir() else role.model.path,
+        fingerprint=fingerprint(role.model.path, model.pretrained.config) if frozen else None,
+        trust_remote_code=role.model.trust_remote_code,
+        lora=LoraSettings(**asdict(role.lora)),
+        score_bias=model.bias if isinstance(model, ScalarModel) else 0.0,
+        parameters={
+            name: (list(full_shape(parameter)), str(parameter.dtype).removeprefix("torch."))
+            for name, parameter in learning(model.pretrained)
+        },
+        has_average=trainer.average is not None,
+        steps_taken=trainer.steps_taken,
+        world=trainer.world,
+        zero_stage=trainer.role.zero_stage,
+    )
+
+
+def fingerprint(path: str, config: Any) -> str:
+    """Tells a model's weights from another's: of a directory's files, samples from all over them; else the commit."""
+    digest = hashlib.sha256(str(getattr(config, "_commit_hash", None)).encode())
+    for file in sorted(Path(path).glob("*.safetensors")):
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size}".encode())
+        with file.open("rb") as opened:
+            for sample in range(_SAMPLES):
+                opened.seek(max(size - _SAMPLE_BYTES, 0) * sample // (_SAMPLES - 1))
+                digest.update(opened.read(_SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+def save(trainer: ZeroTrainer, folder: Path) -> None:
+    """Writes this worker's part into ``folder``; no worker waits for another.
+
+    At most :data:`~rlhf_dist.engine.fragments.FILE_BYTES` are copied to host memory at a time.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    rank, world, adamw = trainer.rank, trainer.world, trainer.adamw
+    shards = optimizer_shards(trainer.model.pretrained, trainer.optimizer, rank)
+    # What all hold alike is dealt out by the parameters' numbers.
+    mine = {name: number % world == rank for number, (name, _) in enumerate(learning(trainer.model.pretrained))}
+
+    def parts(tensor_of: Callable[[Tensor], Tensor | None]) -> Iterator[tuple[str, int, Tensor]]:
+        for name, shard in shards.items():
+            tensor = tensor_of(shard.owner)
+            if tensor is not None and (mine[name] or not shard.replicated):
+                yield name, shard.start, shard.of(tensor)
+
+    def write(kind: str, what: Iterator[tuple[str, int, Tensor]]) -> None:
+        write_fragments(folder, kind, rank, world, what)
+
+    def state(owner: Tensor, key: str) -> Tensor | None:
+        return adamw.state[owner][key] if adamw.state.get(owner) else None  # none before the first step
+
+    write(WEIGHTS, parts(lambda owner: owner))
+    for moment in MOMENTS:
+        write(moment, parts(lambda owner, key=moment: state(owner, key)))  # type: ignore[misc]
+    steps = ((name, state(shard.owner, STEP)) for name, shard in shards.items())
+    write(STEP, ((name, 0, step.reshape(1).float().clone()) for name, step in steps if step is not None))
+    if trainer.average is not None:
+        sharded = trainer.role.zero_stage == 3
+        write(AVERAGE, (part for part in trainer.average.parts(rank) if sharded or mine[part[0]]))
+    save_random_state(folder, trainer.device, rank, world)
+    if rank == 0:
+        write(BUFFERS, ((name, 0, buffer.view(-1)) for name, buffer in persistent_buffers(trainer.model.pretrained)))
+        save_description(trainer.model.pretrained, trainer.role.model, folder / MODEL)
+        text = json.dumps(asdict(state_of(trainer)), indent=1, allow_nan=False)
+        (folder / STATE).write_text(text + "\n", encoding="utf-8")
+
+
+def persistent_buffers(model: Any) -> Iterator[tuple[str, Tensor]]:
+    """The buffers of ``model`` that its files hold, by name."""
+    kept = model.state_dict().keys()
+    return ((name, buffer) for name, buffer in model.named_buffers() if name in kept)
+
+
+def load(trainer: ZeroTrainer, folder: Path) -> None:
+    """Takes up what :func:`save` wrote, by as many workers or others, under any ZeRO stage.
+
+    Raises:
+        UserError: it is not of this model, or damaged; nothing has been changed then.
+    """
+    saved = RoleState.read(folder)
+    _compare(saved, state_of(trainer), folder)
+    weights, moments, steps, average, buffers = (
+        Fragments(folder, WEIGHTS),
+        {key: Fragments(folder, key) for key in MOMENTS},
+        Fragments(folder, STEP),
+        Fragments(folder, AVERAGE),
+        Fragments(folder, BUFFERS),
+    )
+    weights.check(saved.numels)
+    if steps.names:
+        steps.check(dict.fromkeys(saved.parameters, 1))
+        for fragments in moments.values():
+            fragments.check(saved.numels)
+    if trainer.average is not None:
+        average.check(saved.numels)
+    for name, buffer in persistent_buffers(trainer.model.pretrained):
+        buffers.check({name: buffer.numel()})
+    _load_weights(trainer, weights, buffers)
+    if steps.names:
+        _load_moments(trainer, moments, steps)
+    if trainer.average is not None:
+        trainer.average.load(trainer.rank, average.read)
+    if isinstance(trainer.model, ScalarModel) and trainer.model.bias != saved.score_bias:
+        trainer.model.set_bias(saved.score_bias)
+    trainer.steps_taken = saved.steps_taken
+    load_random_state(folder, trainer.device, trainer.rank, trainer.world, saved.steps_taken)
+
+
+def _compare(saved: RoleState, here: RoleState, folder: Path) -> None:
+    """UserError that names the first thing in which the checkpoint is of another model."""
+    what = f"{folder} cannot be taken up:"
+    for key in ("rank", "alpha", "targets"):
+        then, now = getattr(saved.lora, key), getattr(here.lora, key)
+        if then != now and (saved.lora.rank or here.lora.rank):
+            raise UserError(f"{what} it was written with lora.{key}={then}, and now it is {now}")
+    if saved.auto_class != here.auto_class:
+        raise UserError(f"{what} it is of an {saved.auto_class}, this role has an {here.auto_class}")
+    for name in {**saved.parameters, **here.parameters}:
+        then, now = ((state.parameters[name][0] if name in state.parameters else None) for state in (saved, here))
+        if then != now:
+            texts = ["does not have it" if shape is None else f"has it as {list(shape)}" for shape in (now, then)]
+            raise UserError(f"{what} parameter {name}: {here.path} {texts[0]}, the checkpoint {texts[1]}")
+    if saved.fingerprint != here.fingerprint:
+        raise UserError(f"{what} it belongs to the base {saved.path}, whose weights are not those of {here.path}")
+    if here.has_average and not saved.has_average:
+        raise UserError(f"{what} it holds no average of the weights: set ema_decay to 0, as it was")
+
+
+@torch.no_grad()
+def _load_weights(trainer: ZeroTrainer, weights: Fragments, buffers: Fragments) -> None:
+    model = trainer.model.pretrained
+    shards = optimizer_shards(model, trainer.optimizer, trainer.rank)
+    for name, parameter in learning(model):
+        if hasattr(parameter, "ds_tensor"):
+            start, here = local_part(parameter, parameter.ds_tensor, trainer.rank)
+        else:
+            start, here = 0, parameter.data
+        values = weights.read(name, start, here.numel())
+        here.copy_(values.view(here.shape))
+        if name in shards:
+            shard = shards[name]
+            shard.of(shard.owner).copy_(values[shard.start - start :][: shard.count])
+    for name, buffer in persistent_buffers(model):
+        buffer.copy_(buffers.read(name, 0, buffer.numel()).view(buffer.shape))
+    trainer.forget_gathered()
+
+
+@torch.no_grad()
+def _load_moments(trainer: ZeroTrainer, moments: dict[str, Fragments], steps: Fragments) -> None:
+    latest: dict[int, float] = {}  # parameters that are flat in one tensor share its step: the highest of theirs
+    for name, shard in optimizer_shards(trainer.model.pretrained, trainer.optimizer, trainer.rank).items():
+        state = _adamw_state(trainer.adamw, shard)
+        latest[id(shard.owner)] = max(latest.get(id(shard.owner), 0.0), float(steps.read(name, 0, 1)))
+        state[STEP].fill_(latest[id(shard.owner)])
+        for key, fragments in moments.items():
+            shard.of(state[key]).copy_(fragments.read(name, shard.start, shard.count))
+
+
+def _adamw_state(adamw: torch.optim.AdamW, shard: Shard) -> dict[str, Tensor]:
+    """The states of a shard's owner, made as AdamW makes them at its first step."""
+    state = adamw.state[shard.owner]
+    if not state:
+        on_device = adamw.defaults["fused"] or adamw.defaults["capturable"]
+        state[STEP] = torch.zeros((), dtype=torch.float32, device=shard.owner.device if on_device else "cpu")
+        for key in MOMENTS:
+            state[key] = torch.zeros_like(shard.owner, memory_format=torch.preserve_format)
+    return state
