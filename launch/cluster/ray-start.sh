@@ -19,8 +19,9 @@
 #   CPUS              likewise
 #   GCS_PORT 6379, DASHBOARD_PORT 8265 (loopback only), NODE_MANAGER_PORT 6380, OBJECT_MANAGER_PORT 6381,
 #   RUNTIME_ENV_PORT 6382, AGENT_PORT 52365, METRICS_PORT 8080, CLIENT_PORT 10001 (head), WORKER_PORTS 10002-19999
-#   STATE_DIR         what is kept between start and stop, and Ray's session (else /tmp/rlhf-ray-<user id>); keep it
-#                     short, Ray's sockets live there
+#   STATE_DIR         what is kept between start and stop, and Ray's session (else /tmp/rlhf-ray-<user id>): a folder of
+#                     yours in which nobody else may write, made where there is none; keep it short, Ray's sockets live
+#                     there
 #   START_TIMEOUT 120, JOB_STOP_TIMEOUT 1800, STOP_TIMEOUT 60, in seconds
 #   RAY_AUTH_MODE     token (default) | disabled. The token is RAY_AUTH_TOKEN, or the file RAY_AUTH_TOKEN_PATH or
 #                     ~/.ray/auth_token: `head` makes the file where there is none, and every node needs the same.
@@ -28,7 +29,7 @@ set -euo pipefail
 
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 ROOT=$(cd "$HERE/../.." && pwd)
-STATE_DIR=${STATE_DIR:-/tmp/rlhf-ray-$(id -u)}
+STATE_DIR=$(realpath -sm "${STATE_DIR:-/tmp/rlhf-ray-$(id -u)}") # without a slash at its end, which would follow a link
 LOG=$STATE_DIR/ray.log
 START_TIMEOUT=${START_TIMEOUT:-120}
 JOB_STOP_TIMEOUT=${JOB_STOP_TIMEOUT:-1800}
@@ -45,6 +46,27 @@ die() {
 
 usage() {
   sed -n '2,/^set /{/^set /!s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
+}
+
+# --- the folder between start and stop: what stands in it is believed, so nobody else may have put it there ---
+
+check_state_dir() {
+  local parent mode
+  parent=$(dirname "$STATE_DIR")
+  [ ! -L "$STATE_DIR" ] || die "STATE_DIR=$STATE_DIR is a symbolic link: remove it, or name another folder"
+  [ -d "$STATE_DIR" ] || die "STATE_DIR=$STATE_DIR is no folder: name another one"
+  [ -O "$STATE_DIR" ] || die "STATE_DIR=$STATE_DIR belongs to $(stat -c %U "$STATE_DIR"): name a folder of your own"
+  mode=$(stat -c %a "$STATE_DIR")
+  ((!(8#$mode & 8#022))) || die "STATE_DIR=$STATE_DIR may be written by others (mode $mode): chmod go-w $STATE_DIR"
+  mode=$(stat -L -c %a "$parent")
+  ((!(8#$mode & 8#002) || 8#$mode & 8#1000)) ||
+    die "STATE_DIR=$STATE_DIR may be replaced by others, who may write in $parent: name another folder"
+}
+
+make_state_dir() { # with no moment in which it is open to others; an old one is taken if it is ours alone
+  (umask 077 && mkdir -p "$(dirname "$STATE_DIR")")
+  [ -L "$STATE_DIR" ] || mkdir -m 700 "$STATE_DIR" 2>/dev/null || true
+  check_state_dir
 }
 
 # --- what this script started: a pid, and a mark that all its processes inherit in their environment ---
@@ -64,6 +86,8 @@ is_marked() { # is_marked PID MARK
 
 load_state() { # sets PID, MARK and ROLE; fails where nothing was started
   PID='' MARK='' ROLE=''
+  [ -e "$STATE_DIR" ] || [ -L "$STATE_DIR" ] || return 1
+  check_state_dir
   [ -s "$STATE_DIR/state" ] || return 1
   read -r PID ROLE MARK <"$STATE_DIR/state"
 }
@@ -135,7 +159,7 @@ start() { # start ROLE ADDRESS BLOCK
   need_ray
   ip=$(own_address)
   [ -n "$ip" ] || die "cannot tell this node's address: set NODE_IP"
-  (umask 077 && mkdir -p "$STATE_DIR")
+  make_state_dir
   token_ready "$role"
   load_cann
   ARGUMENTS=("--node-ip-address=$ip" "--node-name=${NODE_NAME:-${SLURMD_NODENAME:-$(hostname -s)}}"

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -171,6 +171,68 @@ def test_ray_start_says_what_is_wrong(
 def test_there_is_nothing_to_stop_where_nothing_was_started(fake_ray: dict[str, str]) -> None:
     done = _run(RAY_START, "stop", env=fake_ray)
     assert done.returncode == 0 and "nothing was started" in done.stdout
+
+
+def _another_users(folder: Path) -> Path:
+    """A folder that is not ours, in which nobody else may write."""
+    if os.getuid() != 0:
+        return Path("/usr")
+    (folder / "theirs").mkdir(mode=0o700)
+    os.chown(folder / "theirs", 12345, 12345)
+    return folder / "theirs"
+
+
+def _linked(folder: Path) -> Path:
+    (folder / "ours").mkdir(mode=0o700)
+    (folder / "link").symlink_to("ours")
+    return folder / "link"
+
+
+def _open_to_all(folder: Path) -> Path:
+    (folder / "open").mkdir()
+    (folder / "open").chmod(0o777)
+    return folder / "open"
+
+
+def _replaceable(folder: Path) -> Path:
+    (_open_to_all(folder) / "ours").mkdir(mode=0o700)
+    return folder / "open" / "ours"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (_another_users, "name a folder of your own"),
+        (_linked, "is a symbolic link"),
+        (_open_to_all, "may be written by others (mode 777)"),
+        (_replaceable, "may be replaced by others"),
+    ],
+)
+def test_a_folder_that_others_may_have_filled_is_refused(
+    folder: Path, fake_ray: dict[str, str], make: Callable[[Path], Path], message: str
+) -> None:
+    """`stop` too: the ids of the processes that it ends stand there."""
+    state = make(folder)
+    victim = subprocess.Popen(["sleep", "60"], env={"RLHF_RAY_MARK": "planted"})
+    if os.access(state, os.W_OK):
+        (state / "state").write_text(f"{victim.pid} worker planted\n")
+    before = sorted(state.iterdir())
+    try:
+        for words in (["head", "--block"], ["stop", "--now"]):
+            for name in (str(state), f"{state}/"):
+                done = _run(RAY_START, *words, env=fake_ray | {"STATE_DIR": name})
+                assert done.returncode == 1 and message in done.stderr and "--head" not in done.stdout, done
+        assert sorted(state.iterdir()) == before and victim.poll() is None
+    finally:
+        victim.kill()
+        victim.wait()
+
+
+def test_the_folder_is_made_for_us_alone_and_taken_again(folder: Path, fake_ray: dict[str, str]) -> None:
+    env = fake_ray | {"STATE_DIR": str(folder / "deep" / "s")}
+    for _ in range(2):
+        assert _run("bash", "-c", f"umask 0; exec {RAY_START} head --block", env=env).returncode == 0
+    assert (folder / "deep" / "s").stat().st_mode & 0o777 == 0o700
 
 
 # --- with a real one ---
