@@ -70,8 +70,6 @@ setup(
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["rlhf_dist", "rlhf_dist.*"]),
     package_data={"rlhf_dist": ["py.typed"], "rlhf_dist.controller": ["report.css"]},
-    # vLLM calls it in the worker processes of an engine: they know the way in which weights come then.
-    entry_points={"vllm.general_plugins": ["rlhf_dist = rlhf_dist.weights.vllm_transfer:register"]},
     install_requires=CORE,
     extras_require={
         "cpu": ["torch==2.13.0"] + [f"{need}; python_version >= '3.11'" for need in VLLM_CPU_NEEDS],

@@ -68,17 +68,12 @@ class VLLMEngine:
         device.load()
         from vllm import LLM
 
-        if device.vllm_protocol:
-            from rlhf_dist.weights.vllm_transfer import register
-
-            register()
         self._rollout = rollout
         self._stop = list(stop_token_ids)
         self._version = 0
         self._sleeps = shared and device.vllm_sleeps
         self._residency: Residency = "all"
-        self._protocol = device.vllm_protocol
-        self._llm: Any = LLM(**_arguments(model, rollout, device), **_transfer(device), enable_sleep_mode=self._sleeps)
+        self._llm: Any = LLM(**_arguments(model, rollout, device), enable_sleep_mode=self._sleeps)
 
     def generate(self, prompts: Prompts, options: SamplingOptions) -> Sequences:
         """Samples one response a prompt, in the prompts' order. B may be 0.
@@ -104,23 +99,11 @@ class VLLMEngine:
 
     def join(self, endpoint: Endpoint, rank: int) -> None:
         """Joins the broadcast group at ``endpoint``: this engine's processes are its ranks from ``rank`` on."""
-        if not self._protocol:
-            self._llm.collective_rpc("rlhf_join", args=(asdict(endpoint), rank))
-            return
-        from rlhf_dist.weights.vllm_transfer import init_request
-
-        self._llm.init_weight_transfer_engine(init_request(endpoint, rank))
+        self._llm.collective_rpc("rlhf_join", args=(asdict(endpoint), rank))
 
     def receive(self, parameters: list[ParamInfo], version: int) -> None:
         """Takes one full set of weights, blocks until they serve, drops cached prefixes, and sets the version."""
-        if self._protocol:
-            from rlhf_dist.weights.vllm_transfer import update_request
-
-            self._llm.start_weight_update()
-            self._llm.update_weights(update_request(parameters))
-            self._llm.finish_weight_update()
-        else:
-            self._llm.collective_rpc("rlhf_receive", args=([asdict(info) for info in parameters],))
+        self._llm.collective_rpc("rlhf_receive", args=([asdict(info) for info in parameters],))
         if not self._llm.reset_prefix_cache():
             raise RunError("vLLM's prefix cache could not be emptied after a weight update: requests are running")
         self._version = version
@@ -189,6 +172,8 @@ def _arguments(model: ModelConfig, rollout: RolloutConfig, device: Device) -> di
         # Of the whole vocabulary: "processed" ones are taken behind top-p and top-k, "raw" ones before the temperature,
         # and the configuration allows only one of the two to be other than plain.
         "logprobs_mode": "raw_logprobs" if _narrowed(rollout) else "processed_logprobs",
+        # What weights come in through: vLLM imports it in each process of this engine, and nowhere else.
+        "worker_extension_cls": "rlhf_dist.weights.vllm_receiver.WorkerExtension",
         "use_tqdm_on_load": False,
         "disable_log_stats": True,
     }
@@ -198,17 +183,6 @@ def _arguments(model: ModelConfig, rollout: RolloutConfig, device: Device) -> di
         # Of the host's memory this share would be asked for at the start, whoever else is using it; a size is not.
         arguments["kv_cache_memory_bytes"] = int(rollout.memory_gib * GIB)
     return arguments
-
-
-def _transfer(device: Device) -> dict[str, Any]:
-    """Through what weights will come: vLLM's own protocol, or what we add to its workers where that is too old."""
-    if not device.vllm_protocol:
-        return {"worker_extension_cls": "rlhf_dist.weights.vllm_receiver.WorkerExtension"}
-    from vllm.config.weight_transfer import WeightTransferConfig
-
-    from rlhf_dist.weights.vllm_transfer import BACKEND
-
-    return {"weight_transfer_config": WeightTransferConfig(backend=BACKEND)}
 
 
 def _narrowed(rollout: RolloutConfig) -> bool:

@@ -1,7 +1,8 @@
 """Loading weights into vLLM's running model, in each process of an engine. This module imports vLLM.
 
-How vLLM is told to do it differs: its own weight-transfer protocol (`vllm_transfer.py`), or a class that vLLM mixes
-into its workers (:class:`WorkerExtension`), where that protocol is of an older shape or missing.
+vLLM mixes :class:`WorkerExtension` into the workers of an engine that asks for it by name (`worker_extension_cls`), in
+whatever processes they live. Its own weight-transfer protocol would need a plugin for that, which every vLLM process of
+the environment loads, ours or not, and has another shape in each version.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from vllm.config import set_current_vllm_config
 from vllm.model_executor.layers.quantization.base_config import QuantizeMethodBase
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
+from rlhf_dist.device import DEVICES
 from rlhf_dist.errors import RunError
 from rlhf_dist.weights.groups import dial
 from rlhf_dist.weights.packing import ParamInfo
@@ -80,6 +83,7 @@ class Receiver:
             finalize_layerwise_reload(self._model, model_config)
         for layer in tied_layers(self._model):
             layer.quant_method.process_weights_after_loading(layer)
+        DEVICES[self._device.type].synchronize()
 
     def close(self) -> None:
         """Leaves the group."""
@@ -89,12 +93,13 @@ class Receiver:
 
 
 class WorkerExtension:
-    """What vLLM mixes into its worker class (`worker_extension_cls`): reached by `collective_rpc`, in any version."""
+    """What vLLM mixes into its worker class: its methods are reached by `collective_rpc`."""
 
     rank: int
     device: torch.device
     model_runner: Any
     model_config: Any
+    vllm_config: Any
 
     def rlhf_join(self, endpoint: dict[str, Any], first_rank: int) -> None:
         """Joins the group that weights come through; the engine's first process is its member ``first_rank``."""
@@ -103,7 +108,7 @@ class WorkerExtension:
 
     def rlhf_receive(self, parameters: list[dict[str, Any]]) -> None:
         """Takes one full set of weights, and makes them serve."""
-        with torch.inference_mode(), torch.device(self.device):
+        with set_current_vllm_config(self.vllm_config), torch.inference_mode(), torch.device(self.device):
             self.rlhf_receiver.prepare()
             self.rlhf_receiver.load(parameters)
             self.rlhf_receiver.finish(self.model_config)

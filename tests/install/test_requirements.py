@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import runpy
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -90,3 +91,12 @@ def test_make_passes_device_and_python_on_and_every_target_installs_first() -> N
     ).stdout
     assert '--device "npu" --python "/opt/python3.12"' in shown
     assert shown.index("tools/install.py") < shown.index("ruff") < shown.index("mypy") < shown.index("pytest")
+
+
+def test_processes_that_are_not_ours_never_meet_us(described: dict[str, Any], tmp_path: Path) -> None:
+    """vLLM loads each plugin that any package of the environment declares, in each of its processes, whosever it is."""
+    assert described["name"] == "rlhf_dist" and not described.get("entry_points")
+    made = [sys.executable, "setup.py", "--quiet", "egg_info", "--egg-base", str(tmp_path)]
+    subprocess.run(made, cwd=ROOT, check=True, capture_output=True)
+    (ours,) = importlib.metadata.distributions(path=[str(tmp_path)])
+    assert [entry.group for entry in ours.entry_points] == []

@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import traceback
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import torch
 from transformers import AutoModelForCausalLM
@@ -48,13 +47,12 @@ def serve(connection, kind, folder, rollout):
     """The process of a :class:`RemoteEngine`."""
     torch.set_num_threads(1)
     model = ModelConfig(path=str(folder))
-    device = replace(CPU, vllm_protocol=False) if kind == "vllm-extension" else CPU
-    if kind.startswith("vllm"):
+    if kind == "vllm":
         from rlhf_dist.rollout.vllm_engine import VLLMEngine as Engine
     else:
         from rlhf_dist.rollout.hf_engine import HFEngine as Engine
     try:
-        engine = Engine(model, rollout, device, [EOS])
+        engine = Engine(model, rollout, CPU, [EOS])
         connection.send(("ready", None))
         while True:
             method, arguments = connection.recv()

@@ -141,13 +141,12 @@ def test_top_k_narrows_the_draw_and_leaves_the_log_probabilities_whole(kind, mod
 
 @pytest.mark.slow
 @pytest.mark.parametrize("models", ["tied"], indirect=True)
-@pytest.mark.parametrize(("kind", "parts"), [("vllm-extension", 1), ("vllm", 2)], ids=["older-vllm", "tensor-parallel"])
-def test_weights_also_reach_an_older_vllm_and_an_engine_of_several_processes(kind, parts, models):
-    """The class that vLLM mixes into its workers (Ascend's way), and tensor parallelism over two processes."""
-    rollout = replace(ROLLOUT, tensor_parallel=parts)
-    remote = RemoteEngine(kind, models[0], {**engine_env(CPU), **CPU.worker_env(threads=1)}, rollout)
+def test_weights_also_reach_an_engine_of_several_processes(models):
+    """Tensor parallelism over two processes, which vLLM starts and which know of us by the name of a class only."""
+    rollout = replace(ROLLOUT, tensor_parallel=2)
+    remote = RemoteEngine("vllm", models[0], {**engine_env(CPU), **CPU.worker_env(threads=1)}, rollout)
     try:
-        sender = sender_to([remote], processes=parts, timeout_s=90.0)
+        sender = sender_to([remote], processes=2, timeout_s=90.0)
         for version, new in enumerate((1, 2), start=1):
             push(sender, [remote], models[new], version)
             sequences = remote.call("generate", prompts(11), OPTIONS)
