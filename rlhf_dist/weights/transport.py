@@ -13,9 +13,10 @@ Whoever waits for another process does so at a deadline, and the error names the
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -47,6 +48,8 @@ class Endpoint:
         timeout_s: deadline of every wait, seconds.
         members: what the ranks are called in errors; the sender that listens is the first.
         kind: "broadcast" or "shared".
+        secret: of the group, hexadecimal. It must reach the members by a way that others cannot read, never by the
+            store; where memory is shared, what is found in the store counts only with a code made from it.
     """
 
     host: str
@@ -56,6 +59,7 @@ class Endpoint:
     timeout_s: float
     members: tuple[str, ...]
     kind: str = "broadcast"
+    secret: str = field(default="", repr=False)
 
     @property
     def world_size(self) -> int:
@@ -102,7 +106,9 @@ class TransferGroup:
             ports: first and last of those it may listen at; None: any.
         """
         store = listening_store(host, ports, timeout_s)
-        endpoint = Endpoint(host, store.port, device.name, bucket_bytes, timeout_s, tuple(members), cls.kind)
+        endpoint = Endpoint(
+            host, store.port, device.name, bucket_bytes, timeout_s, tuple(members), cls.kind, secrets.token_hex(32)
+        )
         return cls(endpoint, 0, store, None)
 
     @classmethod

@@ -9,8 +9,10 @@ import signal
 import subprocess
 import sys
 import time
+from ipaddress import ip_address
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -188,8 +190,9 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_been(place: Workplace, who
 
 
 def test_a_worker_that_dies_is_named_first(place: Workplace) -> None:
-    process = place.start("ppo", "killed", "rollout.backend=hf", "ppo.steps=500")
+    process = place.start("ppo", "killed", "rollout.backend=hf", "ppo.steps=500", "actor.num_workers=2")
     _wait_for_step(place, "killed", process, 1)
+    _only_this_machine_can_reach(place.root / "runs/killed/logs")
     (victim,) = _worker_pids(place.root / "runs/killed/logs/critic-0.log")
     os.kill(victim, signal.SIGKILL)
     outcome = place.finish(process, "killed", expect=1)
@@ -250,6 +253,17 @@ def test_no_worker_outlives_its_run_however_it_ended(place: Workplace) -> None:
     while left := [pid for pid in pids if _is_ray_worker(pid)]:
         assert time.monotonic() < deadline, f"still running: {left}"
         time.sleep(0.5)
+
+
+def _only_this_machine_can_reach(logs: Path) -> None:
+    """The stores and collectives of a run on a cluster of its own; Ray's own port in each process asks for a token."""
+    on_loopback = 0
+    for pid in [pid for log in logs.glob("*.log") for pid in _worker_pids(log)]:
+        sockets = [socket for socket in psutil.Process(pid).net_connections("tcp") if socket.status == "LISTEN"]
+        outside = [socket.laddr for socket in sockets if not ip_address(socket.laddr.ip).is_loopback]
+        assert len(outside) <= 1, outside
+        on_loopback += len(sockets) - len(outside)
+    assert on_loopback >= 6  # four roles meet at stores, the actor and the engine at another, and gloo has its own
 
 
 def _worker_pids(log: Path) -> list[int]:
