@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
+import select
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 _STDOUT, _STDERR = 1, 2
 _TAIL_BLOCK = 65_536
@@ -25,17 +30,38 @@ def _flush() -> None:
         stream.flush()
 
 
+class _Terminal(io.FileIO):
+    """Writes that nobody is there to read any more go nowhere: a terminal that was closed does not end a run."""
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return memoryview(data).nbytes
+
+
+def _is_gone(descriptor: int) -> bool:
+    """Whether the terminal or the reader of a pipe behind ``descriptor`` has gone."""
+    poll = select.poll()
+    poll.register(descriptor, 0)  # these two are told unasked
+    return any(events & (select.POLLHUP | select.POLLERR) for _, events in poll.poll(0))
+
+
 @contextmanager
 def redirect_chatter(path: Path) -> Iterator[TextIO]:
     """Sends all that this process writes to stdout and stderr into ``path`` (appended) until the block ends.
 
+    Where the terminal has been closed meanwhile, the output stays in the log.
+
     Yields:
-        The real stdout, for the one who may go on writing there: `LiveView(..., stream=terminal)`.
+        The real stdout, for the one who may go on writing there: `LiveView(..., stream=terminal)`. A terminal that is
+        closed, or a pipe whose reader is gone, swallows what is written to it.
     """
     _flush()
     kept = [os.dup(_STDOUT), os.dup(_STDERR)]
     log = _open_log(path)
-    terminal = os.fdopen(os.dup(_STDOUT), "w", encoding="utf-8", errors="replace", buffering=1)
+    out = io.BufferedWriter(_Terminal(os.dup(_STDOUT), "w"))
+    terminal = io.TextIOWrapper(out, encoding="utf-8", errors="replace", line_buffering=True)
     try:
         os.dup2(log, _STDOUT)
         os.dup2(log, _STDERR)
@@ -43,8 +69,9 @@ def redirect_chatter(path: Path) -> Iterator[TextIO]:
     finally:
         _flush()
         terminal.close()
-        os.dup2(kept[0], _STDOUT)
-        os.dup2(kept[1], _STDERR)
+        for descriptor, number in zip(kept, (_STDOUT, _STDERR), strict=True):
+            if not _is_gone(descriptor):
+                os.dup2(descriptor, number)
         for descriptor in (*kept, log):
             os.close(descriptor)
 

@@ -87,3 +87,30 @@ def test_tail_gives_the_last_lines_worth_reading(tmp_path: Path, content: str, l
 
 def test_the_tail_of_a_log_that_was_never_written_is_empty(tmp_path: Path) -> None:
     assert tail(tmp_path / "none.log") == ""
+
+
+_HANG_UP = """
+import os, pty, sys
+from pathlib import Path
+from rlhf_dist.chatter import redirect_chatter
+
+master, slave = pty.openpty() if sys.argv[2] == "terminal" else os.pipe()
+for number in (1, 2):
+    os.dup2(slave, number)
+os.close(slave)
+with redirect_chatter(Path(sys.argv[1])) as terminal:
+    print("seen", file=terminal, flush=True)
+    os.close(master)  # now 1 and 2 lead nowhere
+    print("unseen" * 10_000, file=terminal, flush=True)
+print("after", flush=True)
+print("the cause", file=sys.stderr, flush=True)
+"""
+
+
+@pytest.mark.parametrize("kind", ["terminal", "pipe"])
+def test_a_terminal_that_is_closed_ends_nothing_and_what_is_said_afterwards_stands_in_the_log(
+    tmp_path: Path, kind: str
+) -> None:
+    done = subprocess.run([sys.executable, "-c", _HANG_UP, str(tmp_path / "log"), kind], timeout=60)
+    assert done.returncode == 0
+    assert (tmp_path / "log").read_text() == "after\nthe cause\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import uuid
 from collections.abc import Iterator
@@ -55,11 +56,17 @@ def _knock(address: str) -> None:
 
 
 def _start_local(config: ClusterConfig, namespace: str) -> None:
-    ray.init(
-        address="local",
-        namespace=namespace,
-        include_dashboard=False,
-        log_to_driver=False,
-        configure_logging=False,
-        object_store_memory=int(config.object_store_gib * 2**30),
-    )
+    # A terminal that closes sends SIGHUP to everything in its foreground, and a checkpoint needs the workers. What is
+    # started with the signal blocked does not hear it; to this process it comes when the block is lifted.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        ray.init(
+            address="local",
+            namespace=namespace,
+            include_dashboard=False,
+            log_to_driver=False,
+            configure_logging=False,
+            object_store_memory=int(config.object_store_gib * 2**30),
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

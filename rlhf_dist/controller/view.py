@@ -133,6 +133,7 @@ class LiveView:
         self._started = self._phase_started = now
         self._ends: deque[float] = deque([now], maxlen=_RATE_WINDOW + 1)
         self._phase = "starting"
+        self._running = False
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
@@ -166,6 +167,7 @@ class LiveView:
         """Begins the time that the time left is estimated from: call it when start-up is over."""
         self._ends.clear()
         self._ends.append(time.monotonic())
+        self._running = True
 
     def update(self, step: int, metrics: Mapping[str, float]) -> None:
         """Shows the figures of a step that has ended."""
@@ -180,6 +182,14 @@ class LiveView:
     def note(self, text: str) -> None:
         """Writes a line that stays, above the panel."""
         self._print(text)
+
+    def stopping(self, signal: str) -> None:
+        """Says at once that ``signal`` ("Ctrl-C") was heard, and what the run waits for before it ends."""
+        until = "after the current step" if self._running else "before the first step"
+        again = "Ctrl-C" if signal == "SIGHUP" else signal
+        self._print(
+            f"{signal}: stopping {until} (phase {self._phase}); a second {again} stops at once without a checkpoint"
+        )
 
     def seconds_left(self) -> float | None:
         """Estimated from the last steps' pace; None before the first step has ended."""

@@ -122,3 +122,16 @@ def test_ctrl_c_on_a_terminal_leaves_the_last_panel_and_the_cursor() -> None:
     assert "demo" in shown and "rollout" in shown and "stopped" in shown
     assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") == 1  # the cursor was hidden and is back
     assert "Traceback" not in shown
+
+
+def test_the_view_says_what_a_stop_waits_for() -> None:
+    out = io.StringIO()
+    with LiveView("demo", "PPO", 10, PPO_COLUMNS, stream=out) as view:
+        view.stopping("SIGTERM")
+        view.start_clock()
+        view.phase("rollout")
+        view.stopping("Ctrl-C")
+    assert out.getvalue().splitlines()[1:] == [
+        "SIGTERM: stopping before the first step (phase starting); a second SIGTERM stops at once without a checkpoint",
+        "Ctrl-C: stopping after the current step (phase rollout); a second Ctrl-C stops at once without a checkpoint",
+    ]
