@@ -68,8 +68,11 @@ def check_run(run: RunConfig) -> None:
         check_count(f"run.{key}", value_of(run, key), 0)
     check_count("run.keep_checkpoints", run.keep_checkpoints)
     check_count("run.samples_count", run.samples_count)
-    if run.resume and run.overwrite:
-        raise UserError("run.resume=true and run.overwrite=true contradict each other: set one of them to false")
+    _choice("run.resume", run.resume, ("false", "true", "auto"))
+    if run.resume != "false" and run.overwrite:
+        raise UserError(
+            f"run.resume={run.resume} and run.overwrite=true contradict each other: set one of them to false"
+        )
 
 
 def check_cluster(cluster: ClusterConfig) -> None:

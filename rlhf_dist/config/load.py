@@ -19,7 +19,7 @@ from rlhf_dist.errors import UserError
 
 C = TypeVar("C")
 
-_BOOLEANS = {"true", "false", "yes", "no", "on", "off"}
+_BOOLEANS = {"true": "true", "yes": "true", "on": "true", "false": "false", "no": "false", "off": "false"}
 
 
 def load_config(kind: type[C], argv: Sequence[str], default_file: Path) -> C:
@@ -130,6 +130,8 @@ def _apply(config: DictConfig, sections: dict[str, type], keys: dict[str, Key], 
         value = MISSING
     elif key.base is bool and value is not None and str(value).lower() not in _BOOLEANS:
         raise UserError(f"{shown}: expected {key.expected}")
+    elif key.default in ("true", "false"):  # a choice that has true and false in it, as YAML writes them
+        value = _BOOLEANS.get(str(value).lower(), value)
     try:
         OmegaConf.update(config, setting.key, value)
     except OmegaConfBaseException as error:

@@ -189,7 +189,10 @@ class RunConfig:
     dir: str = "runs"
     seed: int = 1
     device: str = "auto"  # auto | cuda | npu | cpu
-    resume: bool = False  # go on from the newest checkpoint of runs/<name>
+    resume: str = (
+        "false"  # false | true | auto: go on from the newest whole checkpoint of runs/<name>; auto: begin where
+    )
+    # there is none yet
     overwrite: bool = False  # replace runs/<name> where it exists already
     save_every: int = 0  # steps between checkpoints; 0: only at the end and when stopped
     keep_checkpoints: int = 2

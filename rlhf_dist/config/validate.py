@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from rlhf_dist import device
@@ -26,7 +25,6 @@ from rlhf_dist.config.schema import (
     PromptData,
     RewardConfig,
     RewardRole,
-    RunConfig,
     SFTConfig,
     TextData,
 )
@@ -37,7 +35,6 @@ _CPU_BLOCK = 32  # vLLM's attention on CPU wants whole blocks of this many token
 _SOURCE_NAME = re.compile(r"[a-z][a-z0-9_]*")
 _TAKEN_NAMES = (MAIN_REWARD, "score", "total")  # of metrics
 _GROUPED = ("grpo", "rloo")
-_CHECKPOINTS = "checkpoints/step-*"
 
 
 def validate_ppo(config: PPOConfig, check_paths: bool = True) -> None:
@@ -71,7 +68,6 @@ def validate_ppo(config: PPOConfig, check_paths: bool = True) -> None:
     if check_paths:
         _check_ppo_models(config)
         _check_data(config.data)
-        _check_run_directory(config.run)
 
 
 def validate_sft(config: SFTConfig, check_paths: bool = True) -> None:
@@ -87,7 +83,6 @@ def validate_sft(config: SFTConfig, check_paths: bool = True) -> None:
     if check_paths:
         _check_model("actor", config.actor.model.path, config.data)
         _check_data(config.data)
-        _check_run_directory(config.run)
 
 
 def validate_reward(config: RewardConfig, check_paths: bool = True) -> None:
@@ -103,7 +98,6 @@ def validate_reward(config: RewardConfig, check_paths: bool = True) -> None:
         _check_comparisons(config.data)
         if config.data.demonstrations_path is not None:
             check_data_path(config.data.demonstrations_path, "data.demonstrations_path")
-        _check_run_directory(config.run)
 
 
 def validate_dpo(config: DPOConfig, check_paths: bool = True) -> None:
@@ -121,7 +115,6 @@ def validate_dpo(config: DPOConfig, check_paths: bool = True) -> None:
             _check_model(role, path, config.data)
             check_same_tokens(config.actor.model.path, path, f"{role}.model.path")
         _check_comparisons(config.data)
-        _check_run_directory(config.run)
 
 
 def _require(config: object, except_for: set[str]) -> None:
@@ -301,15 +294,3 @@ def _check_comparisons(data: ComparisonData) -> None:
     _check_data(data)
     if data.extra_path is not None:
         check_data_path(data.extra_path, "data.extra_path")
-
-
-def _check_run_directory(run: RunConfig) -> None:
-    folder = Path(run.dir) / run.name
-    if run.resume:
-        if not any(folder.glob(_CHECKPOINTS)):
-            raise UserError(f"run.resume=true: there is no checkpoint in {folder} to go on from")
-    elif folder.exists() and not run.overwrite and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(
-            f"{folder} exists already: run.resume=true goes on from it, run.overwrite=true replaces it, "
-            "another run.name leaves it alone"
-        )

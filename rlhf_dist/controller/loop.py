@@ -1,142 +1,249 @@
-"""The loop around the steps of any job: metrics, view, checkpoints, resuming, stopping."""
+"""The loop around the steps of any job: metrics, view, checkpoints, resuming, stopping, the end."""
 
 from __future__ import annotations
 
 import json
+import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
-from rlhf_dist.config.schema import RunConfig
-from rlhf_dist.controller.rundir import RunDir
+import rlhf_dist
+from rlhf_dist.controller.job import Desk, Job
+from rlhf_dist.controller.lock import LockLost
+from rlhf_dist.controller.metrics import MetricsWriter
 from rlhf_dist.durable import write_json_atomic
-from rlhf_dist.errors import StoppedByUser, UserError
-
-if TYPE_CHECKING:
-    from rlhf_dist.cluster.placement import Placement
-    from rlhf_dist.cluster.prometheus import RunGauges
-    from rlhf_dist.cluster.roles import TrainedModel
-    from rlhf_dist.controller.metrics import MetricsWriter
-    from rlhf_dist.controller.signals import StopSignal
-    from rlhf_dist.controller.trace import Timer
-    from rlhf_dist.controller.view import LiveView
+from rlhf_dist.errors import RunError, StoppedByUser, UserError
 
 STATE_FILE = "state.json"
 
 
-class Job(Protocol):
-    """What the loop runs: PPO, SFT or reward-model training."""
+@dataclass
+class Progress:
+    """How far a run is; a checkpoint keeps it.
 
-    total_steps: int
+    Attributes:
+        step: the last step that is done.
+        tokens: of all steps so far.
+        wall_s: seconds of work so far, over all tries.
+        before: what the evaluation before the first step found; None before it.
+        completed: whether all steps are done, and :meth:`Job.complete` was called.
+    """
 
-    @property
-    def trained(self) -> Mapping[str, TrainedModel]:
-        """The roles whose state a checkpoint holds, by name."""
-
-    def before(self, start: int) -> None:
-        """Called once, ``start`` steps being done already."""
-
-    def step(self, number: int) -> dict[str, float]:
-        """Does step ``number`` (from 1). Returns its metrics, tokens of the step as `tokens` among them."""
-
-    def after(self) -> dict[str, Any]:
-        """Called when all steps are done: saves the model, returns summary.json without its times."""
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint must keep beside the roles' states (JSON)."""
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Takes up what :meth:`state` gave."""
-
-
-@dataclass(frozen=True)
-class Desk:
-    """What a job and its loop write to, and whom they ask to run calls."""
-
-    config: RunConfig
-    directory: RunDir
-    metrics: MetricsWriter
-    gauges: RunGauges
-    view: LiveView
-    timer: Timer
-    stop: StopSignal
-    placement: Placement
-    timeout_s: float
+    step: int = 0
+    tokens: int = 0
+    wall_s: float = 0.0
+    before: dict[str, Any] | None = None
+    completed: bool = False
 
 
 def run_job(job: Job, desk: Desk) -> dict[str, Any]:
-    """Runs ``job`` from its newest checkpoint, or its beginning, to its end.
-
-    Returns:
-        the summary, which is also written to summary.json.
+    """Runs ``job`` from where it begins or goes on to its end. Returns the summary, also written to summary.json.
 
     Raises:
         StoppedByUser: after a checkpoint was written.
+        LockLost: another process has taken the run over; nothing was written since.
     """
-    started = time.monotonic()
-    start, tokens = _resume(job, desk)
-    job.before(start)
-    desk.view.start_clock()
-    for number in range(start + 1, job.total_steps + 1):
-        _stop_if_wanted(job, desk, number - 1, tokens)
+    return Loop(job, desk).run()
+
+
+class Loop:
+    """One run of ``job``.
+
+    What was learned is saved before anything else can fail: at the end a checkpoint and the model come first, the last
+    evaluation and the summary after them.
+    """
+
+    def __init__(self, job: Job, desk: Desk) -> None:
+        self._job, self._desk = job, desk
+        self._progress = Progress()
+        self._saved: tuple[int, bool, Path] | None = None  # step and `completed` of the newest checkpoint, and where
+        self._counted_from = time.monotonic()
+
+    def run(self) -> dict[str, Any]:
+        """See :func:`run_job`."""
+        job, desk, start = self._job, self._desk, self._desk.start
+        self._take_up()
+        board = desk.directory.tensorboard if desk.config.tensorboard else None
+        after = None if start.checkpoint is None else start.done
+        with MetricsWriter(desk.directory.metrics, board, resumed_after=after) as metrics:
+            job.prepare()
+            if self._progress.before is None:
+                self._progress.before = job.evaluate(0)
+            desk.view.start_clock()
+            while self._progress.step < job.total_steps:
+                self._stop_if_wanted()
+                self._step(metrics)
+                if self._checkpoint_is_due():
+                    self._save_or_warn()
+        self._save_all()
+        if desk.stop.wanted:
+            raise StoppedByUser("stopped after the last step: all is saved, and run.resume=true evaluates it")
+        return self._summarize()
+
+    def _take_up(self) -> None:
+        """Loads the checkpoint that the run goes on from; only then is anything of the run changed."""
+        start, desk = self._desk.start, self._desk
+        if start.checkpoint is None:
+            return
+        path = start.checkpoint.path.absolute()
+        state = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
+        for name, role in self._job.trained.items():
+            desk.run(role.load_checkpoint(path / name))
+        self._job.load_state(state.pop("job"))
+        self._progress = Progress(**state)
+        self._saved = (self._progress.step, self._progress.completed, start.checkpoint.path)
+        start.lock.check()
+        start.write_config()
+        desk.directory.rewind(self._progress.step)
+        desk.view.note(f"going on after step {self._progress.step} ({start.checkpoint.path})")
+
+    def _step(self, metrics: MetricsWriter) -> None:
+        desk, number = self._desk, self._progress.step + 1
         desk.timer.start_step(number)
-        metrics = job.step(number)
-        tokens += int(metrics["tokens"])
-        _record(desk, number, metrics)
-        if desk.config.save_every and number % desk.config.save_every == 0:
-            save_checkpoint(job, desk, number, tokens)
-    _stop_if_wanted(job, desk, job.total_steps, tokens)
-    summary = job.after() | {"wall_s": round(time.monotonic() - started, 3), "tokens": tokens}
-    write_json_atomic(desk.directory.summary, summary)
-    return summary
+        figures = self._job.step(number)
+        every = desk.config.eval_every
+        if every and number % every == 0 and number < self._job.total_steps:
+            with desk.timer("evaluate"):
+                found = self._job.evaluate(number)
+            figures |= {f"eval/{name}": value for name, value in found.items() if value is not None}
+        desk.start.lock.check()
+        figures |= desk.timer.step_metrics()
+        tokens = figures.pop("tokens")
+        figures["throughput/tokens_per_s"] = tokens / figures["time/step_s"]
+        with _writing(desk.directory.metrics):
+            metrics.write(number, figures)
+        desk.gauges.write(number, figures)
+        desk.view.update(number, figures)
+        self._progress.step, self._progress.completed = number, False
+        self._progress.tokens += int(tokens)
+
+    def _checkpoint_is_due(self) -> bool:
+        every, step = self._desk.config.save_every, self._progress.step
+        return every > 0 and step % every == 0 and step < self._job.total_steps
+
+    def _stop_if_wanted(self) -> None:
+        if not self._desk.stop.wanted:
+            return
+        step = self._progress.step
+        if step == 0:
+            raise StoppedByUser("stopped before the first step")
+        path = self._save()
+        raise StoppedByUser(f"stopped after step {step}; go on with run.resume=true (checkpoint: {path})")
+
+    def _save_or_warn(self) -> None:
+        """A checkpoint on the way: where it fails, the run goes on with those that it has."""
+        try:
+            self._save()
+        except LockLost:
+            raise
+        except (RunError, OSError) as error:
+            newest = self._desk.directory.checkpoints.newest()
+            has = f"the newest one is {newest.path}" if newest is not None else "there is none yet"
+            self._warn(
+                f"the checkpoint of step {self._progress.step} was not written: {error}; the run goes on ({has})"
+            )
+
+    def _save(self) -> Path:
+        """Writes the state of now, whole or not at all, and drops the oldest. Returns where it is."""
+        step, completed, checkpoints = self._progress.step, self._progress.completed, self._desk.directory.checkpoints
+        if self._saved is not None and self._saved[:2] == (step, completed):
+            return self._saved[2]
+        with self._desk.timer("checkpoint"):
+            self._desk.start.lock.check()
+            try:
+                self._write(checkpoints.begin(step).absolute())
+                self._desk.start.lock.check()
+                path = checkpoints.commit(step, {"rlhf_dist": rlhf_dist.__version__, "job": self._desk.start.kind})
+            except LockLost:
+                raise
+            except (RunError, OSError):
+                checkpoints.discard(step)
+                raise
+            self._saved = (step, completed, path)
+            try:
+                checkpoints.prune(self._desk.config.keep_checkpoints)
+            except OSError as error:
+                self._warn(f"old checkpoints in {checkpoints.folder} could not be removed: {error}")
+        return path
+
+    def _write(self, folder: Path) -> None:
+        for name, role in self._job.trained.items():
+            self._desk.run(role.save_checkpoint(folder / name))
+            if not any((folder / name).glob("*")):
+                raise RunError(
+                    f"the workers of {name} have written a checkpoint, and nothing of it is in {folder / name} here: "
+                    "run.dir must be on a disk that all nodes share"
+                )
+        self._count_time()
+        write_json_atomic(folder / STATE_FILE, asdict(self._progress) | {"job": self._job.state()})
+
+    def _save_all(self) -> None:
+        """What the steps were done for: a checkpoint of the last one, and the model.
+
+        The model is saved also where the checkpoint cannot be.
+        """
+        error = self._save_error()
+        if not self._progress.completed:
+            changed = self._job.complete()
+            self._progress.completed = True
+            if changed or error is not None:
+                error = self._save_error()
+        self._desk.start.lock.check()
+        with self._desk.timer("save"):
+            folder = self._desk.directory.model.absolute()
+            self._desk.run(self._job.result.save_model(folder, self._job.tokenizer_path))
+        if error is not None:
+            raise RunError(f"the model is saved, but no checkpoint of the last step: {error}") from error
+
+    def _save_error(self) -> RunError | OSError | None:
+        try:
+            self._save()
+        except LockLost:
+            raise
+        except (RunError, OSError) as error:
+            return error
+        return None
+
+    def _summarize(self) -> dict[str, Any]:
+        """The evaluation at the end, and the summary with it."""
+        try:
+            after = self._job.evaluate(self._progress.step)
+        except LockLost:
+            raise
+        except (RunError, UserError) as error:
+            detail = error.detail if isinstance(error, RunError) else ""
+            raise RunError(
+                f"{error} (in the evaluation at the end: model and checkpoint are saved, and run.resume=true evaluates "
+                "them again)",
+                detail,
+            ) from error
+        self._count_time()
+        progress = self._progress
+        assert progress.before is not None
+        summary = self._job.summary(progress.before, after)
+        summary |= {"wall_s": round(progress.wall_s, 3), "tokens": progress.tokens}
+        self._desk.start.lock.check()
+        with _writing(self._desk.directory.summary):
+            write_json_atomic(self._desk.directory.summary, summary)
+        return summary
+
+    def _count_time(self) -> None:
+        now = time.monotonic()
+        self._progress.wall_s, self._counted_from = self._progress.wall_s + now - self._counted_from, now
+
+    def _warn(self, text: str) -> None:
+        self._desk.view.note(f"warning: {text}")
+        print(f"warning: {text}", file=sys.stderr)  # the driver's log
 
 
-def _record(desk: Desk, number: int, metrics: dict[str, float]) -> None:
-    timed = desk.timer.step_metrics()
-    step_tokens = metrics.pop("tokens")
-    timed["throughput/tokens_per_s"] = step_tokens / timed["time/step_s"]
-    desk.metrics.write(number, metrics | timed)
-    desk.gauges.write(number, metrics | timed)
-    desk.view.update(number, metrics | timed)
-
-
-def _stop_if_wanted(job: Job, desk: Desk, done: int, tokens: int) -> None:
-    if not desk.stop.wanted:
-        return
-    if done > 0:
-        path = save_checkpoint(job, desk, done, tokens)
-        raise StoppedByUser(f"stopped after step {done}; go on with run.resume=true (checkpoint: {path})")
-    raise StoppedByUser("stopped before the first step")
-
-
-def save_checkpoint(job: Job, desk: Desk, step: int, tokens: int) -> Path:
-    """Writes the state after ``step``, whole or not at all, and drops the oldest. Returns where it is."""
-    with desk.timer("checkpoint"):
-        folder = desk.directory.begin_checkpoint(step).absolute()
-        for name, role in job.trained.items():
-            desk.placement.run(role.save_checkpoint(folder / name), timeout_s=desk.timeout_s)
-        write_json_atomic(folder / STATE_FILE, {"step": step, "tokens": tokens, "job": job.state()})
-        path = desk.directory.commit_checkpoint(step)
-        desk.directory.prune_checkpoints(desk.config.keep_checkpoints)
-    return path
-
-
-def _resume(job: Job, desk: Desk) -> tuple[int, int]:
-    """Takes up the newest checkpoint if the run shall go on. Returns the steps and tokens that are done."""
-    if not desk.config.resume:
-        return 0, 0
-    checkpoint = desk.directory.newest_checkpoint()
-    if checkpoint is None:
-        return 0, 0
-    state = json.loads((checkpoint.path / STATE_FILE).read_text())
-    if state["step"] >= job.total_steps:
-        raise UserError(
-            f"run.resume=true: {checkpoint.path} is at step {state['step']} of {job.total_steps}: nothing is left to do"
-        )
-    for name, role in job.trained.items():
-        desk.placement.run(role.load_checkpoint((checkpoint.path / name).absolute()), timeout_s=desk.timeout_s)
-    job.load_state(state["job"])
-    desk.view.note(f"going on after step {state['step']} ({checkpoint.path})")
-    return state["step"], state["tokens"]
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """A disk that takes nothing more ends the run with a line that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error.strerror or error}") from error

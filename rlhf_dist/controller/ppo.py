@@ -114,6 +114,7 @@ class PPO:
         self.kl = make_kl_controller(config.ppo.kl)
         self.moments = RunningMoments()
         self.version = 0
+        self._checked = False
 
     def step(self, number: int, prompts: Prompts, pretrain: Demonstrations | None) -> StepResult:
         """Samples a response to each prompt, learns from them, and brings the new weights to the engines.
@@ -129,6 +130,7 @@ class PPO:
             experience = self.score(sequences)
             if self._check_due(number):
                 check_parity(sequences, experience.logprobs, self.tolerance)
+                self._checked = True
         with self.timer("advantage"):
             rewards, kl = self.rewards(experience)
             policy_batch, value_batch = self.advantages(experience, rewards)
@@ -256,8 +258,9 @@ class PPO:
         )
 
     def _check_due(self, number: int) -> bool:
+        """Whether the engines' weights are compared: always after the first transfer, that of a resumed run too."""
         every = self.config.weights.verify_every
-        return number == 1 or (every > 0 and number % every == 0)
+        return not self._checked or (every > 0 and number % every == 0)
 
     def _run(self, *calls: Any) -> list[Any]:
         return self.roles.placement.run(*calls, timeout_s=self.config.cluster.call_timeout_s)

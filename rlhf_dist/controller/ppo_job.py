@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from rlhf_dist.algo.rewards import sequence_sums
 from rlhf_dist.algo.text import distinct_n
 from rlhf_dist.config.schema import PPOConfig
-from rlhf_dist.controller.loop import Desk
+from rlhf_dist.controller.job import Desk, Job
 from rlhf_dist.controller.parity import check_parity
 from rlhf_dist.controller.ppo import PPO, StepResult
 from rlhf_dist.data.pretraining import TextSampler
@@ -23,8 +23,6 @@ from rlhf_dist.types import Demonstrations, Prompts, Sequences
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from rlhf_dist.cluster.roles import TrainedModel
 
 Judge = Callable[[list[str], list[str]], list[float]]
 
@@ -54,7 +52,7 @@ class PPOData:
     judge: Judge | None
 
 
-class PPOJob:
+class PPOJob(Job):
     """One PPO run, as the loop runs it.
 
     Args:
@@ -67,70 +65,52 @@ class PPOJob:
     def __init__(self, config: PPOConfig, ppo: PPO, data: PPOData, desk: Desk) -> None:
         self.config, self.ppo, self.data, self.desk = config, ppo, data, desk
         self.total_steps = config.ppo.steps
-        self.trained: Mapping[str, TrainedModel] = {"actor": ppo.roles.actor}
-        if ppo.roles.critic is not None:
-            self.trained = {**self.trained, "critic": ppo.roles.critic}
+        self.trained = {"actor": ppo.roles.actor} | ({} if ppo.roles.critic is None else {"critic": ppo.roles.critic})
+        self.result, self.tokenizer_path = ppo.roles.actor, data.tokenizer_path
         self._sampler = EpochSampler(len(data.train), config.ppo.prompts_per_step, config.run.seed)
-        self._before: dict[str, Any] = {}
 
-    def before(self, start: int) -> None:
-        """Brings the first weights to the engines and evaluates the policy as it is."""
+    def prepare(self) -> None:
+        """Brings the first weights to the engines."""
         self.ppo.push(self.ppo.version)
-        if start == 0:
-            self._before = self._evaluate(0)
 
     def step(self, number: int) -> dict[str, float]:
-        """One PPO step; samples and evaluations where they are due."""
+        """One PPO step; samples where they are due."""
         pretrain = self.data.pretrain.batch(number - 1) if self.data.pretrain is not None else None
         result = self.ppo.step(number, self._prompts(number), pretrain)
         every = self.config.run.samples_every
         if every and (number == 1 or number % every == 0):
             self._write_samples(number, result)
-        metrics = dict(result.metrics)
-        every = self.config.run.eval_every
-        if every and number % every == 0 and number < self.total_steps:
-            with self.desk.timer("evaluate"):
-                figures = self._evaluate(number)
-            metrics |= {f"eval/{name}": value for name, value in figures.items() if value is not None}
-        return metrics | {"tokens": float(result.experience.sequences.lengths.sum())}
+        return dict(result.metrics) | {"tokens": float(result.experience.sequences.lengths.sum())}
 
-    def after(self) -> dict[str, Any]:
-        """Evaluates the policy that was learned, and saves it."""
-        after = self._evaluate(self.total_steps)
-        with self.desk.timer("save"):
-            folder = self.desk.directory.model.absolute()
-            self.desk.placement.run(
-                self.ppo.roles.actor.save_model(folder, self.data.tokenizer_path), timeout_s=self.desk.timeout_s
-            )
-        kl = after.pop("kl_sequence_mean")
-        before = {name: value for name, value in self._before.items() if name != "kl_sequence_mean"}
-        return {"before": before, "after": after, "kl_sequence_mean": kl}
+    def summary(self, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+        """The first and the last evaluation, and the KL of the policy that was learned."""
+        kl = "kl_sequence_mean"
+        parts = [{name: value for name, value in part.items() if name != kl} for part in (before, after)]
+        return super().summary(*parts) | {kl: after[kl]}
 
     def state(self) -> dict[str, Any]:
-        """The controller's state and the first evaluation."""
-        return {"ppo": self.ppo.state(), "before": self._before}
+        """The algorithm's state."""
+        return {"ppo": self.ppo.state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Takes up what :meth:`state` gave."""
         self.ppo.load_state(state["ppo"])
-        self._before = state["before"]
 
     def _prompts(self, number: int) -> Prompts:
         copies = self.config.rollout.samples_per_prompt
         rows = self._sampler.indices(number - 1).repeat_interleave(copies)
         return self.data.train.select(rows, first_id=(number - 1) * rows.numel())
 
-    def _evaluate(self, number: int) -> dict[str, Any]:
+    def evaluate(self, number: int) -> dict[str, float | None]:
         """Samples the held-out prompts, always with the same random numbers, and scores the samples."""
         with self.desk.timer("held-out"):
             rows = torch.arange(len(self.data.held_out))
             sequences = self.ppo.generate(self.data.held_out.select(rows, first_id=EVALUATION_IDS))
             roles = self.ppo.roles
-            logprobs, reference, *scored = roles.placement.run(
+            logprobs, reference, *scored = self.desk.run(
                 roles.actor.logprobs(sequences),
                 roles.reference.logprobs(sequences),
                 *(source.role.scores(sequences) for source in roles.rewards),
-                timeout_s=self.desk.timeout_s,
             )
             check_parity(sequences, logprobs, self.ppo.tolerance)
             _, scores = self.ppo.weigh(sequences, scored)
@@ -138,9 +118,7 @@ class PPOJob:
         kl = sequence_sums((logprobs - reference) * sequences.loss_mask, sequences.response_lengths)
         prompts, responses, judged = self._texts(sequences)
         count = max(self.config.run.samples_count, 1)
-        self.desk.directory.append_samples(
-            _sample_rows(number, sequences, (prompts, responses), scores, kl, judged)[:count]
-        )
+        self.desk.write_samples(_sample_rows(number, sequences, (prompts, responses), scores, kl, judged)[:count])
         return {
             "score_mean": float(scores.mean()),
             "judge_mean": sum(judged) / len(judged) if judged else None,
@@ -154,7 +132,7 @@ class PPOJob:
         if text is None:
             return None
         actor = self.ppo.roles.actor
-        return float(self.desk.placement.run(actor.token_losses(text), timeout_s=self.desk.timeout_s)[0].mean())
+        return float(self.desk.run(actor.token_losses(text))[0].mean())
 
     def _texts(self, sequences: Sequences) -> tuple[list[str], list[str], list[float] | None]:
         decode = self.data.tokenizer.batch_decode
@@ -173,9 +151,7 @@ class PPOJob:
         shown = experience.select(rows)
         prompts, responses, judged = self._texts(shown.sequences)
         kl = sequence_sums(result.kl, experience.response_lengths)
-        self.desk.directory.append_samples(
-            _sample_rows(number, shown.sequences, (prompts, responses), shown.scores, kl, judged)
-        )
+        self.desk.write_samples(_sample_rows(number, shown.sequences, (prompts, responses), shown.scores, kl, judged))
 
 
 def _sample_rows(

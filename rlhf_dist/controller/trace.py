@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections import deque
@@ -102,7 +103,10 @@ class Timer:
         return {**metrics, "time/step_s": total}
 
     def save(self) -> None:
-        """Writes trace.json, whole: it is valid JSON at any time, also where the run is killed."""
+        """Writes trace.json, whole: it is valid JSON at any time, also where the run is killed.
+
+        Where it cannot be written, stderr says so once, and nothing else happens: no run shall end for its trace.
+        """
         if self._path is None:
             return
         with self._lock:
@@ -113,7 +117,11 @@ class Timer:
             for lane, tid in lanes.items()
         ]
         trace = {"displayTimeUnit": "ms", "otherData": {"events_dropped": dropped}, "traceEvents": names + events}
-        write_text_atomic(self._path, json.dumps(trace, separators=(",", ":")))
+        try:
+            write_text_atomic(self._path, json.dumps(trace, separators=(",", ":")))
+        except OSError as error:
+            print(f"warning: {self._path} cannot be written: {error}", file=sys.stderr)
+            self._path = None
 
     def _save_if_due(self) -> None:
         """Saves now and then: at most about a hundredth of the run's time goes into it."""

@@ -11,49 +11,46 @@ from rlhf_dist.config.schema import PPOConfig, RewardRole, RolloutConfig
 from rlhf_dist.config.validate import validate_ppo
 from rlhf_dist.errors import UserError
 from rlhf_dist.jobs.datasets import pretraining_text
-from rlhf_dist.jobs.preflight import preflight
-from rlhf_dist.jobs.shop import Workshop, finish, open_desk, open_run, open_workshop
+from rlhf_dist.jobs.shop import Prepared, Workshop, run_prepared
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from rlhf_dist.algo.advantages import Estimator
     from rlhf_dist.cluster.group import Construction, WorkerGroup
+    from rlhf_dist.controller.job import Desk, Job
     from rlhf_dist.controller.ppo import PPORoles
     from rlhf_dist.controller.turns import Environment
+    from rlhf_dist.device import Device
     from rlhf_dist.engine.text_reward import TextScorer
 
 
 def run_ppo(config: PPOConfig) -> None:
     config = resolve_ppo(config)
     validate_ppo(config)
-    from rlhf_dist.controller.loop import run_job
+    run_prepared(config, lambda device: _prepare(config, device))
+
+
+def _prepare(config: PPOConfig, device: Device) -> Prepared:
     from rlhf_dist.controller.parity import TOLERANCES
     from rlhf_dist.controller.ppo import PPO
     from rlhf_dist.controller.ppo_job import PPOJob
     from rlhf_dist.controller.view import PPO_COLUMNS
-    from rlhf_dist.device import resolve
     from rlhf_dist.plan.pools import ppo_pools
 
-    device = resolve(config.run.device)
     pools = ppo_pools(config, device)
     data = _ppo_data(config)
-    preflight(config, device)
-    directory = open_run(config.run, config)
     tolerance = config.weights.tolerance
     if tolerance is None:
         tolerance = max(TOLERANCES[device.dtype(name)] for name in (config.rollout.dtype, config.actor.model.dtype))
-    with (
-        open_desk(config.run, config.cluster, directory, "PPO", PPO_COLUMNS, config.ppo.steps) as make_desk,
-        open_workshop(config.run, config.cluster, device, directory, pools) as workshop,
-    ):
-        desk = make_desk(workshop)
+
+    def build(workshop: Workshop, desk: Desk) -> Job:
         roles = _ppo_roles(config, workshop, [data.tokenizer.eos_token_id])
         environment = _environment(config.rollout, data.tokenizer)
         ppo = PPO(config, roles, _estimator(config.ppo.advantage), environment, desk.timer, tolerance)
-        job = PPOJob(config, ppo, data, desk)
-        summary = run_job(job, desk)
-    finish(directory, summary)
+        return PPOJob(config, ppo, data, desk)
+
+    return Prepared("PPO", PPO_COLUMNS, config.ppo.steps, pools, build)
 
 
 def _estimator(name: str) -> Estimator:

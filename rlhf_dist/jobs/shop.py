@@ -1,4 +1,4 @@
-"""What all jobs are built with: the run's directory and desk, the cluster, the workers of a role."""
+"""What all jobs are run with: the run's directory and desk, the cluster, the workers of a role."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf_dist.config.load import config_yaml
 from rlhf_dist.config.schema import ClusterConfig, RunConfig
 from rlhf_dist.controller.rundir import RunDir
-from rlhf_dist.durable import write_text_atomic
+from rlhf_dist.jobs.preflight import preflight
 
 if TYPE_CHECKING:
     from rlhf_dist.cluster.group import Construction, WorkerGroup
     from rlhf_dist.cluster.placement import Placement
     from rlhf_dist.cluster.prometheus import RunGauges
-    from rlhf_dist.controller.loop import Desk
+    from rlhf_dist.controller.job import Desk, Job
     from rlhf_dist.controller.signals import StopSignal
+    from rlhf_dist.controller.start import Start
     from rlhf_dist.controller.view import Column
     from rlhf_dist.device import Device
+    from rlhf_dist.plan.job import JobConfig
     from rlhf_dist.plan.pools import Pool
 
 
@@ -61,37 +62,86 @@ class Workshop:
         build_groups(constructions, self.placement, self.cluster.start_timeout_s)
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A job that is ready to be started, its data read.
+
+    Attributes:
+        title: in the view.
+        columns: of the view.
+        steps: of the run.
+        pools: who lives where.
+        build: starts the workers, and makes the job of them.
+    """
+
+    title: str
+    columns: Sequence[Column]
+    steps: int
+    pools: Sequence[Pool]
+    build: Callable[[Workshop, Desk], Job]
+
+
+def run_prepared(config: JobConfig, prepare: Callable[[Device], Prepared]) -> None:
+    """Runs a job from its configuration, which was validated, to its report.
+
+    Args:
+        config: of the job.
+        prepare: reads its data; called once the run's place is owned, and before anything is started.
+
+    Raises:
+        UserError: a mistake in the configuration or the data, or the run's place cannot be had.
+        ClusterError: the cluster cannot hold the job.
+        RunError: it failed.
+        StoppedByUser: after a checkpoint.
+    """
+    from rlhf_dist.controller.loop import run_job
+    from rlhf_dist.controller.start import claim_run
+    from rlhf_dist.device import resolve
+
+    device = resolve(config.run.device)
+    with claim_run(config.run, config) as start:
+        prepared = prepare(device)
+        directory = start.directory
+        if start.is_over(prepared.steps):
+            print(f"{directory.root} is finished: {start.finished} of {prepared.steps} steps; nothing is left to do")
+            return
+        preflight(config, device)
+        start.open()
+        with (
+            open_desk(config.run, config.cluster, start, prepared) as make_desk,
+            open_workshop(config.run, config.cluster, device, directory, prepared.pools) as workshop,
+        ):
+            desk = make_desk(workshop)
+            summary = run_job(prepared.build(workshop, desk), desk)
+        start.lock.check()
+        _finish(directory, summary)
+
+
 @contextmanager
 def open_desk(
-    run: RunConfig, cluster: ClusterConfig, directory: RunDir, job: str, columns: Sequence[Column], steps: int
+    run: RunConfig, cluster: ClusterConfig, start: Start, prepared: Prepared
 ) -> Iterator[Callable[[Workshop], Desk]]:
-    """Opens all that a run writes to. Yields what makes the desk once the workshop is there."""
+    """Opens what a run writes to. Yields what makes the desk once the workshop is there."""
     from rlhf_dist.chatter import redirect_chatter
-    from rlhf_dist.controller.loop import Desk
-    from rlhf_dist.controller.metrics import MetricsWriter
+    from rlhf_dist.controller.job import Desk
     from rlhf_dist.controller.trace import Timer
     from rlhf_dist.controller.view import LiveView
 
-    newest = directory.newest_checkpoint() if run.resume else None
-    done = newest.step if newest else 0
-    if newest is not None:
-        directory.rewind(newest.step)  # before the files are opened: it replaces them
+    directory = start.directory
     with (
         redirect_chatter(directory.driver_log) as terminal,
-        MetricsWriter(
-            directory.metrics,
-            directory.tensorboard if run.tensorboard else None,
-            resumed_after=newest.step if newest else None,
-        ) as metrics,
-        LiveView(directory.name, job, steps, columns, first_step=done, stream=terminal) as view,
+        LiveView(
+            directory.name, prepared.title, prepared.steps, prepared.columns, first_step=start.done, stream=terminal
+        ) as view,
     ):
         timer = Timer(directory.trace, on_phase=view.phase)
         try:
             yield lambda shop: Desk(
-                run, directory, metrics, shop.gauges, view, timer, shop.stop, shop.placement, cluster.call_timeout_s
+                run, start, shop.gauges, view, timer, shop.stop, shop.placement, cluster.call_timeout_s
             )
         finally:
-            timer.save()
+            if start.lock.is_held():
+                timer.save()
 
 
 @contextmanager
@@ -113,13 +163,7 @@ def open_workshop(
             placement.close()
 
 
-def open_run(run: RunConfig, config: Any) -> RunDir:
-    directory = RunDir.create(run.dir, run.name, resume=run.resume, overwrite=run.overwrite)
-    write_text_atomic(directory.config, config_yaml(config))
-    return directory
-
-
-def finish(directory: RunDir, summary: dict[str, Any]) -> None:
+def _finish(directory: RunDir, summary: dict[str, Any]) -> None:
     from rich.console import Console
 
     from rlhf_dist.controller.report import print_summary, write_report

@@ -64,7 +64,9 @@ def test_config_names_another_recipe(recipe: Path, words: list[str]) -> None:
         ("rollout.temperature=1", "rollout.temperature", 1.0),
         ("actor.optim.lr=2e-6", "actor.optim.lr", 2e-6),
         ("actor.optim.betas=[0.8, 0.99]", "actor.optim.betas", [0.8, 0.99]),
-        ("run.resume=yes", "run.resume", True),
+        ("run.tensorboard=yes", "run.tensorboard", True),
+        ("run.resume=yes", "run.resume", "true"),
+        ("run.resume=auto", "run.resume", "auto"),
         ("run.name=007", "run.name", "007"),
         ("run.name=a=b", "run.name", "a=b"),
         ("judge=pkg.mod:f", "judge", "pkg.mod:f"),
@@ -103,7 +105,7 @@ def test_null_takes_a_value_away_where_the_schema_has_none(recipe: Path) -> None
         ("actor.optim.lr=fast", "actor.optim.lr=fast: expected a number"),
         ("actor.optim.betas=0.9", "actor.optim.betas=0.9: expected a list of numbers"),
         ("actor.optim.betas=[0.9, x]", "actor.optim.betas=[0.9, x]: expected a list of numbers"),
-        ("run.resume=2", "run.resume=2: expected true or false"),
+        ("run.tensorboard=2", "run.tensorboard=2: expected true or false"),
         ("actor.cpus_per_worker=x", "actor.cpus_per_worker=x: expected a number or null"),
         ("actor=2", "actor is a section, not a key"),
         ("run.seed=", "run.seed=: expected a value after the ="),
@@ -200,7 +202,7 @@ def test_help_lists_every_key_and_ends_well(recipe: Path, capsys: pytest.Capture
     assert "  run.name  (text, required)" in text
     assert "  sft.batch_size  (int, default 64)  examples of one optimizer step" in text
     assert "  actor.cpus_per_worker  (float or null, default null)" in text
-    assert "  run.resume  (bool, default false)" in text
+    assert "  run.tensorboard  (bool, default true)" in text
 
 
 def test_the_configuration_needs_none_of_the_heavy_libraries() -> None:

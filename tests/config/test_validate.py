@@ -129,6 +129,12 @@ def test_a_block_on_cpu_is_a_multiple_of_32() -> None:
 
 def test_resuming_and_overwriting_contradict_each_other() -> None:
     assert refusal(PPOConfig, "run.resume=true", "run.overwrite=true").startswith("run.resume=true and run.overwrite")
+    assert refusal(PPOConfig, "run.resume=auto", "run.overwrite=true").startswith("run.resume=auto and run.overwrite")
+
+
+def test_resume_is_one_of_three() -> None:
+    check(PPOConfig, "run.resume=auto")
+    assert refusal(PPOConfig, "run.resume=maybe").startswith("run.resume=maybe: expected false, true or auto")
 
 
 def test_models_that_are_not_named_come_from_those_that_are() -> None:
@@ -239,21 +245,3 @@ def test_a_broken_file_of_a_model_is_named(here: Path) -> None:
     tokenizer(here / "a", "abc")
     (here / "w" / "tokenizer.json").write_text("{}")
     assert refusal(PPOConfig, check_paths=True).startswith("w/tokenizer.json: not a tokenizer")
-
-
-def test_a_run_that_is_there_is_not_overwritten_unasked(here: Path) -> None:
-    run = here / "runs" / "r"
-    run.mkdir(parents=True)
-    check(PPOConfig, check_paths=True)  # an empty folder holds nothing to lose
-    (run / "metrics.jsonl").touch()
-    said = refusal(PPOConfig, check_paths=True)
-    assert said.startswith("runs/r exists already: run.resume=true goes on from it, run.overwrite=true replaces it")
-    check(PPOConfig, "run.overwrite=true", check_paths=True)
-    check(PPOConfig, "run.name=other", check_paths=True)
-
-
-def test_resuming_needs_a_checkpoint(here: Path) -> None:
-    said = refusal(PPOConfig, "run.resume=true", check_paths=True)
-    assert said == "run.resume=true: there is no checkpoint in runs/r to go on from"
-    (here / "runs" / "r" / "checkpoints" / "step-4").mkdir(parents=True)
-    check(PPOConfig, "run.resume=true", check_paths=True)

@@ -42,7 +42,7 @@ def _sample(step: int, prompt: str, response: str) -> dict:
 
 
 def _run(folder: Path, name: str, keys: tuple[str, ...], steps: int) -> RunDir:
-    run = RunDir.create(folder, name)
+    run = RunDir(folder / name)
     write_text_atomic(run.config, f"run:\n  name: {name}\n")
     with MetricsWriter(run.metrics) as writer:
         for step in range(1, steps + 1):
