@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rlhf_dist.config.schema import ClusterConfig, RunConfig
 from rlhf_dist.controller.rundir import RunDir
 from rlhf_dist.jobs.preflight import preflight
+from rlhf_dist.jobs.room import check_room
 
 if TYPE_CHECKING:
     from rlhf_dist.cluster.group import Construction, WorkerGroup
@@ -106,6 +107,7 @@ def run_prepared(config: JobConfig, prepare: Callable[[Device], Prepared]) -> No
             print(f"{directory.root} is finished: {start.finished} of {prepared.steps} steps; nothing is left to do")
             return
         preflight(config, device)
+        check_room(directory.root, config, device)
         start.open()
         with (
             open_desk(config.run, config.cluster, start, prepared) as make_desk,
