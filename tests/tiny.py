@@ -76,7 +76,6 @@ def write_model(folder: Path, *, tied: bool = True, seed: int = 0) -> Path:
     return folder
 
 
-
 def write_reward_model(folder: Path, model: Path) -> None:
     """A reward model on ``model``'s body, with a random head."""
     from rlhf_dist.config.schema import ModelConfig

@@ -134,7 +134,7 @@ def test_resuming_and_overwriting_contradict_each_other() -> None:
 
 def test_resume_is_one_of_three() -> None:
     check(PPOConfig, "run.resume=auto")
-    assert refusal(PPOConfig, "run.resume=maybe").startswith("run.resume=maybe: expected false, true or auto")
+    assert refusal(PPOConfig, "run.resume=maybe").startswith("run.resume=maybe: expected false, true, auto")
 
 
 def test_models_that_are_not_named_come_from_those_that_are() -> None:

@@ -125,3 +125,13 @@ def test_the_main_lanes_phases_are_announced() -> None:
 def test_a_step_that_was_not_started_is_a_programming_error() -> None:
     with pytest.raises(RuntimeError, match="start_step"):
         Timer().step_metrics()
+
+
+def test_a_trace_that_cannot_be_written_is_said_once_and_fails_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").touch()  # no folder: nothing can be written into it
+    timer = Timer(tmp_path / "run" / "trace.json")
+    timer.save()
+    timer.save()
+    assert capsys.readouterr().err.count("trace.json cannot be written") == 1

@@ -193,6 +193,8 @@ def test_a_worker_that_dies_is_named_first(place: Workplace) -> None:
     process = place.start("ppo", "killed", "rollout.backend=hf", "ppo.steps=500", "actor.num_workers=2")
     _wait_for_step(place, "killed", process, 1)
     _only_this_machine_can_reach(place.root / "runs/killed/logs")
+    refused = place.run("ppo", "killed", expect=2)  # with run.overwrite=true, while the run is alive
+    assert f"runs/killed belongs to a run that is alive (process {process.pid} on " in refused.output
     (victim,) = _worker_pids(place.root / "runs/killed/logs/critic-0.log")
     os.kill(victim, signal.SIGKILL)
     outcome = place.finish(process, "killed", expect=1)
@@ -210,21 +212,36 @@ def test_a_reward_that_is_not_a_number_ends_the_run_with_the_sample(place: Workp
     assert "broken.py:score gave nan for prompt" in error
 
 
-def test_a_function_can_be_the_reward_and_another_the_judge(place: Workplace) -> None:
+def test_a_judge_that_fails_at_the_end_costs_no_work(place: Workplace) -> None:
+    """A function is the reward and another one the judge; that one fails when the steps are done, once."""
     (place.root / "length.py").write_text(
+        "from pathlib import Path\n\n"
         "def short(prompts, responses):\n    return [-len(r) / 10 for r in responses]\n\n"
-        "def long(prompts, responses):\n    return [len(p + r) for p, r in zip(prompts, responses)]\n"
+        "def long(prompts, responses):\n"
+        "    if Path('runs/function/model').exists() and not Path('mended').exists():\n"
+        "        raise ValueError('no more credit')\n"
+        "    return [len(p + r) for p, r in zip(prompts, responses)]\n"
     )
-    outcome = place.run(
-        "ppo",
-        "function",
+    settings = [
         "rollout.backend=hf",
         "reward.model.path=null",
         "reward.function=length.py:short",
         "reward.num_workers=2",
         "judge=length.py:long",
-    )
+    ]
+    failed = place.run("ppo", "function", *settings, expect=1)
+    assert "no more credit" in failed.output and not (failed.run / "summary.json").exists()
+    assert [line["step"] for line in failed.metrics] == [1, 2]
+    AutoModelForCausalLM.from_pretrained(failed.run / "model")
+    (place.root / "mended").touch()
+    settings += ["run.overwrite=false", "run.resume=true"]
+    outcome = place.run("ppo", "function", *settings)
+    assert outcome.metrics == failed.metrics
     assert outcome.summary["before"]["score_mean"] < 0 < outcome.summary["before"]["judge_mean"]
+    assert outcome.summary["after"]["judge_mean"] > 0
+    again = place.run("ppo", "function", *settings)
+    assert again.output.splitlines()[-1] == "runs/function is finished: 2 of 2 steps; nothing is left to do"
+    assert again.summary == outcome.summary and "step" not in again.output.splitlines()[0]
 
 
 def test_a_cluster_too_small_is_exit_3_with_what_is_wanted_and_there(place: Workplace) -> None:

@@ -77,9 +77,7 @@ def on_cpu(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, dict]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world,stage", [(1, 0), (2, 0), (2, 1), (2, 2), (1, 3), (2, 3)], ids=str)
-def test_training_is_the_cpus(
-    tmp_path: Path, ranks: Ranks, on_cpu: tuple[dict, dict], world: int, stage: int
-) -> None:
+def test_training_is_the_cpus(tmp_path: Path, ranks: Ranks, on_cpu: tuple[dict, dict], world: int, stage: int) -> None:
     seen = train(tmp_path, ranks, Case(world, stage, 30), "npu")
     assert numbers(seen) == pytest.approx(numbers(on_cpu[0]), rel=1e-4, abs=2e-5)
 

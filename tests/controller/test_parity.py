@@ -1,0 +1,65 @@
+"""When the engines' weights are compared with the actor's."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from rlhf_dist.config.schema import PPOConfig
+from rlhf_dist.controller.ppo import PPO, RewardSource
+from rlhf_dist.controller.trace import Timer
+from rlhf_dist.errors import RunError
+from rlhf_dist.types import Prompts, Sequences
+
+ENGINES, ACTOR = torch.tensor([-1.0, -1.0]), torch.tensor([-2.0, -1.0])  # nats; they disagree on the first token
+
+
+class Compared(Exception):
+    """The step went on to what comes after the comparison."""
+
+
+def ppo(verify_every: int, engines: torch.Tensor = ENGINES) -> PPO:
+    """PPO in a new process, on two sequences of one token each; what follows the scoring raises."""
+    config = PPOConfig()
+    config.weights.verify_every = verify_every
+    two = torch.ones(2, dtype=torch.int64)
+    sampled = Sequences(torch.arange(4), two, two, engines, two.bool(), two.bool(), two, two)
+    roles: Any = SimpleNamespace(
+        rollout=SimpleNamespace(generate=lambda *_: sampled),
+        actor=SimpleNamespace(logprobs=lambda _: ACTOR),
+        reference=SimpleNamespace(logprobs=lambda _: ACTOR),
+        critic=None,
+        rewards=(RewardSource("reward", 1.0, SimpleNamespace(scores=lambda _: torch.zeros(2))),),  # type: ignore[arg-type]
+        placement=SimpleNamespace(run=lambda *calls, timeout_s: list(calls)),
+    )
+
+    def estimate(*_: Any) -> Any:
+        raise Compared
+
+    return PPO(config, roles, estimate, None, Timer(), 1e-3)
+
+
+def step(made: PPO, number: int) -> None:
+    two = torch.ones(2, dtype=torch.int64)
+    made.step(number, Prompts(torch.arange(2), two, two, two), None)
+
+
+@pytest.mark.parametrize("number", [1, 7])
+@pytest.mark.parametrize("verify_every", [0, 50])
+def test_the_first_transfer_is_always_checked_that_of_a_resumed_run_too(number: int, verify_every: int) -> None:
+    with pytest.raises(RunError, match="do not hold the actor's weights"):
+        step(ppo(verify_every), number)
+
+
+def test_afterwards_it_is_checked_every_so_many_steps() -> None:
+    made = ppo(10, engines=ACTOR)
+    with pytest.raises(Compared):
+        step(made, 7)
+    made.roles.rollout.generate = ppo(10).roles.rollout.generate  # type: ignore[method-assign]
+    with pytest.raises(Compared):
+        step(made, 8)
+    with pytest.raises(RunError, match="do not hold the actor's weights"):
+        step(made, 10)
