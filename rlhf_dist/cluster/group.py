@@ -34,7 +34,7 @@ class WorkerGroup:
         log_dir: for one log file a worker.
         env: environment variables of the worker processes.
         seed: of torch's generators in every worker.
-        cluster: the deadline of starting, and of each collective among the workers; their network and environment.
+        cluster: the deadlines of starting and of each collective among the workers; their network and environment.
         gauges: told how many calls the workers have not answered.
         host: address at which the workers listen for one another; None: their nodes' own.
     """
@@ -55,6 +55,7 @@ class WorkerGroup:
         resources = placement.roles[role]
         self.role, self.size, self.device = role, resources.workers, device
         self.seed, self.timeout_s, self.threads = seed, cluster.start_timeout_s, resources.threads
+        self.collective_timeout_s = cluster.collective_timeout_s or cluster.call_timeout_s
         self.ports = port_range(cluster.ports)
         self._run, self._gauges = run, gauges
         self.worker_names = [f"{role}-{rank}" for rank in range(self.size)]
@@ -97,7 +98,9 @@ class WorkerGroup:
         self.host, port = address
         refs = []
         for rank, worker in enumerate(self.workers):
-            at = Rendezvous(self.host, port, rank, self.size, self.timeout_s) if collective else None
+            at = None
+            if collective:
+                at = Rendezvous(self.host, port, rank, self.size, self.timeout_s, self.collective_timeout_s)
             refs.append(worker.build.remote(self._run, self.device, self.seed, self.threads, at, factory, args(rank)))
         return refs
 

@@ -28,7 +28,8 @@ class Rendezvous:
         port: of the store there.
         rank: this worker's.
         world: number of workers.
-        timeout_s: deadline of any collective among them, seconds.
+        timeout_s: deadline of the meeting, seconds.
+        collective_timeout_s: deadline of any collective among them, seconds.
     """
 
     host: str
@@ -36,6 +37,7 @@ class Rendezvous:
     rank: int
     world: int
     timeout_s: float
+    collective_timeout_s: float
 
 
 class Worker:
@@ -98,7 +100,8 @@ def _join_process_group(device: Device, at: Rendezvous, store: Any) -> None:
     os.environ.update(
         MASTER_ADDR=at.host, MASTER_PORT=str(at.port), RANK=str(at.rank), WORLD_SIZE=str(at.world), LOCAL_RANK="0"
     )
-    timeout = datetime.timedelta(seconds=at.timeout_s)
     if store is None:
-        store = dist.TCPStore(at.host, at.port, is_master=False, timeout=timeout, wait_for_workers=False)
+        meeting = datetime.timedelta(seconds=at.timeout_s)
+        store = dist.TCPStore(at.host, at.port, is_master=False, timeout=meeting, wait_for_workers=False)
+    timeout = datetime.timedelta(seconds=at.collective_timeout_s)
     dist.init_process_group(device.collective, store=store, rank=at.rank, world_size=at.world, timeout=timeout)

@@ -79,6 +79,8 @@ def check_cluster(cluster: ClusterConfig) -> None:
     """The section `cluster`."""
     for key in ("placement_timeout_s", "start_timeout_s", "call_timeout_s", "object_store_gib"):
         _positive(f"cluster.{key}", value_of(cluster, key))
+    if cluster.collective_timeout_s is not None:
+        _positive("cluster.collective_timeout_s", cluster.collective_timeout_s)
     port_range(cluster.ports)
     environment(cluster.env)
 
@@ -150,6 +152,7 @@ def check_ppo(ppo: PPOAlgoConfig) -> None:
         check_count(f"ppo.{key}", value_of(ppo, key))
     check_count("ppo.critic_warmup_steps", ppo.critic_warmup_steps, 0)
     _positive("ppo.clip", ppo.clip)
+    _positive("ppo.function_timeout_s", ppo.function_timeout_s)
     if ppo.clip_high is not None:
         _positive("ppo.clip_high", ppo.clip_high)
     for key in ("value_clip", "missing_eos_penalty", "score_clip", "kl.coef", "pretrain_coef", "pretrain_per_sample"):

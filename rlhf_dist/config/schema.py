@@ -178,6 +178,7 @@ class PPOAlgoConfig:
     rollout_cap: float = 2.0  # largest importance ratio that it lets through
     pretrain_coef: float = 0.0  # gamma of PPO-ptx (InstructGPT: 27.8); 0: no pretraining text
     pretrain_per_sample: float = 1.0  # pretraining examples beside each sample (InstructGPT: 8)
+    function_timeout_s: float = 600.0  # one call of a function of yours: judge, rollout.environment or ppo.advantage
     kl: KLConfig = field(default_factory=KLConfig)
 
 
@@ -211,6 +212,8 @@ class ClusterConfig:
     placement_timeout_s: float = 120.0
     start_timeout_s: float = 900.0  # loading models and engines
     call_timeout_s: float = 3600.0  # any one phase of a step
+    collective_timeout_s: Optional[float] = None  # any wait of a role's workers for one another, as while the first of
+    # them saves; null: as call_timeout_s
     object_store_gib: float = 1.0  # of a local cluster that this run starts
     interface: Optional[str] = None  # network interface of the collectives between nodes, as eth0; null: theirs to find
     ports: Optional[str] = None  # range in which workers listen for one another, as 20000-20099; null: any free port

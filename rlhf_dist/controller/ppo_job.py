@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +17,11 @@ from rlhf_dist.controller.ppo import PPO, StepResult
 from rlhf_dist.data.pretraining import TextSampler
 from rlhf_dist.data.prompts import PromptSet
 from rlhf_dist.data.sampling import EpochSampler
-from rlhf_dist.errors import RunError
+from rlhf_dist.engine.text_reward import TextScorer, check_scores
 from rlhf_dist.types import Demonstrations, Prompts, Sequences
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-Judge = Callable[[list[str], list[str]], list[float]]
 
 EVALUATION_IDS = 2**40  # sample numbers of evaluations start here, so they share no random numbers with training
 
@@ -49,7 +46,7 @@ class PPOData:
     tokenizer_path: str
     pretrain: TextSampler | None
     pretrain_held_out: Demonstrations | None
-    judge: Judge | None
+    judge: TextScorer | None
 
 
 class PPOJob(Job):
@@ -140,10 +137,7 @@ class PPOJob(Job):
         responses = decode(sequences.response_lists(), skip_special_tokens=True)
         if self.data.judge is None:
             return prompts, responses, None
-        judged = [float(value) for value in self.data.judge(prompts, responses)]
-        if len(judged) != len(responses):
-            raise RunError(f"judge {self.config.judge} gave {len(judged)} scores for {len(responses)} responses")
-        return prompts, responses, judged
+        return prompts, responses, check_scores(self.data.judge, prompts, responses)
 
     def _write_samples(self, number: int, result: StepResult) -> None:
         experience = result.experience

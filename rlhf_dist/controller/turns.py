@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from rlhf_dist.data.functions import DeadlinePassed, call_with_deadline, describe_error
 from rlhf_dist.errors import RunError
 from rlhf_dist.types import Prompts, Sequences
 
@@ -31,6 +32,7 @@ class Environment:
         max_turns: of the policy's.
         turn_tokens: most tokens of one.
         context: most tokens of prompt and response.
+        timeout_s: seconds that one call of ``reply`` may take.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Environment:
     max_turns: int
     turn_tokens: int
     context: int
+    timeout_s: float
 
 
 @dataclass
@@ -73,7 +76,7 @@ def converse(prompts: Prompts, generate: Generate, environment: Environment) -> 
         environment: who answers.
 
     Raises:
-        RunError: the environment failed or gave another number of replies.
+        RunError: the environment failed, took too long, or gave something else than a reply to each.
     """
     talks = [_Talk(tokens) for tokens in prompts.token_lists()]
     active, version = list(range(len(talks))), torch.zeros(len(talks), dtype=torch.int64)
@@ -105,16 +108,7 @@ def _answered(talks: list[_Talk], active: list[int], environment: Environment) -
     texts = [
         decode([getattr(talks[at], part) for at in active], skip_special_tokens=True) for part in ("prompt", "response")
     ]
-    try:
-        replies = list(environment.reply(*texts))
-    except Exception as error:  # the user's code may raise anything
-        first = f"{texts[1][0][:120]!r}"
-        raise RunError(
-            f"environment {environment.name} failed on {len(active)} responses, the first of them {first}: "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    if len(replies) != len(active):
-        raise RunError(f"environment {environment.name} gave {len(replies)} replies to {len(active)} responses")
+    replies = _replies(environment, *texts)
     going_on = []
     for at, reply in zip(active, replies, strict=True):
         if reply is None:
@@ -125,6 +119,34 @@ def _answered(talks: list[_Talk], active: list[int], environment: Environment) -
             talks[at].finished = False
             going_on.append(at)
     return going_on
+
+
+def _replies(environment: Environment, prompts: list[str], responses: list[str]) -> list[str | None]:
+    """What the environment says to each response. RunError as in :func:`converse`."""
+    name, about = f"environment {environment.name}", f"{len(responses)} responses"
+    first = f"the first of them {responses[0][:120]!r}"
+    try:
+        replies = call_with_deadline(lambda: list(environment.reply(prompts, responses)), environment.timeout_s)
+    except DeadlinePassed as error:
+        raise RunError(
+            f"{name} gave no replies to {about} within {environment.timeout_s:g} s (ppo.function_timeout_s), {first}"
+        ) from error
+    except Exception as error:  # the user's code may raise anything
+        raise RunError(f"{name} failed on {about}, {first}: {describe_error(error)}") from error
+    if len(replies) != len(responses):
+        raise RunError(f"{name} gave {len(replies)} replies to {about}")
+    for reply, response in zip(replies, responses, strict=True):
+        if reply is not None and not _is_text(reply):
+            raise RunError(f"{name} replied to {response[:120]!r} with {ascii(reply)[:120]}: expected a text or None")
+    return replies
+
+
+def _is_text(reply: object) -> bool:
+    """Whether it is a text that can be written as UTF-8: half of a surrogate pair cannot."""
+    try:
+        return isinstance(reply, str) and bool(reply.encode() or True)
+    except UnicodeEncodeError:
+        return False
 
 
 def _rows(turns: Sequences) -> list[list[float]]:

@@ -1,18 +1,68 @@
-"""Finds the Python function that a configuration names, such as a reward or the judge."""
+"""The Python functions that a configuration names, such as a reward or the judge: found, and called with a deadline."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib
 import importlib.util
+import queue
 import sys
+import threading
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from rlhf_dist.config.suggest import suggest, suggest_path
 from rlhf_dist.errors import UserError
+
+T = TypeVar("T")
+
+
+class DeadlinePassed(Exception):
+    """What was called did not return in time."""
+
+
+def call_with_deadline(function: Callable[[], T], timeout_s: float) -> T:
+    """What ``function()`` returns, or raises.
+
+    It runs in a thread of its own, which nothing can end: one that hangs is left behind, and does not keep the process
+    from ending.
+
+    Args:
+        function: to be called once, without arguments.
+        timeout_s: seconds to wait for it.
+
+    Raises:
+        DeadlinePassed: it did not return in time.
+    """
+    answers: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            answers.put((True, function()))
+        except BaseException as error:  # `sys.exit` in a user's function must not end the process
+            answers.put((False, error))
+
+    threading.Thread(target=run, name="call with deadline", daemon=True).start()
+    try:
+        returned, answer = answers.get(timeout=timeout_s)
+    except queue.Empty:
+        raise DeadlinePassed from None
+    if returned:
+        return answer
+    if isinstance(answer, Exception):
+        raise answer
+    raise RuntimeError(describe_error(answer)) from answer
+
+
+def describe_error(error: BaseException) -> str:
+    """An exception of the user's code in one line: its class, the first line of its text, and where it was raised."""
+    text = (str(error).splitlines() or [""])[0]
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return type(error).__name__ + (f": {text}" if text else "") + place
 
 
 def load_function(spec: str) -> Callable[..., Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from rlhf_dist.config.paths import check_data_path
 from rlhf_dist.config.suggest import suggest
-from rlhf_dist.data.hub import hub_offline, hub_reachable
+from rlhf_dist.data.hub import from_hub, hub_offline, hub_reachable
 from rlhf_dist.errors import UserError
 
 _WORDS = {str: "a text", list: "a list", dict: "an object", int: "an integer", float: "a number", bool: "true or false"}
@@ -124,7 +124,9 @@ def _hub(path: str, split: str) -> Iterable[dict[str, Any]]:
             "(HF_HUB_OFFLINE=1 reads a copy in the local cache)"
         )
     try:
-        return datasets.load_dataset(path, split=split)
+        return from_hub(path, "data set", lambda: datasets.load_dataset(path, split=split))
+    except UserError:
+        raise
     except Exception as error:  # a name or split that is not there, a script, an interrupted download, ...
         raise UserError(f"data set {path} (split {split}) cannot be loaded: {_first_line(error)}") from error
 

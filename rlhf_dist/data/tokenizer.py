@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf_dist.config.paths import check_model_path
-from rlhf_dist.data.hub import hub_reachable
+from rlhf_dist.data.hub import from_hub, hub_reachable
 from rlhf_dist.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,10 +41,15 @@ def load_tokenizer(path: str, trust_remote_code: bool = False) -> PreTrainedToke
 def _load(path: str, trust_remote_code: bool, local: bool, online: bool) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
-    try:
+    def load() -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(
             path, trust_remote_code=trust_remote_code, local_files_only=local or not online
         )
+
+    try:
+        return from_hub(path, "tokenizer", load) if online else load()
+    except UserError:
+        raise
     except Exception as error:  # whatever a broken file raises in three libraries: the user sees one line
         if local or online:
             reason = (str(error).splitlines() or [""])[0]

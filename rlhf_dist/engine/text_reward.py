@@ -73,7 +73,7 @@ def check_scores(scorer: TextScorer, prompts: list[str], responses: list[str]) -
     for score, prompt, response in zip(scores, prompts, responses, strict=True):
         number = _number(score)
         if number is None or not math.isfinite(number):
-            raise RunError(f"{scorer.name} gave {score!r} for {sample_text(prompt, response)}: expected a number")
+            raise RunError(f"{scorer.name} gave {_shown(score)} for {sample_text(prompt, response)}: expected a number")
         checked.append(number)
     return checked
 
@@ -88,9 +88,17 @@ def _short(text: str) -> str:
 
 
 def _number(score: object) -> float | None:
-    if isinstance(score, bool | str):
+    if isinstance(score, bool | str | bytes):
         return None
     try:
         return float(score)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except Exception:  # 10**400, a list, a tensor of two numbers, a class of the user's: each has an error of its own
         return None
+
+
+def _shown(score: object) -> str:
+    try:
+        text = " ".join(repr(score).split())
+    except Exception:  # Python writes no integer of more than 4,300 digits
+        return f"an unprintable {type(score).__name__}"
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rlhf_dist.config.resolve import resolve_ppo, reward_sources, shares_reference, uses_model
-from rlhf_dist.config.schema import PPOConfig, RewardRole, RolloutConfig
+from rlhf_dist.config.schema import PPOAlgoConfig, PPOConfig, RewardRole
 from rlhf_dist.config.validate import validate_ppo
 from rlhf_dist.errors import UserError
 from rlhf_dist.jobs.datasets import pretraining_text
@@ -46,29 +46,40 @@ def _prepare(config: PPOConfig, device: Device) -> Prepared:
 
     def build(workshop: Workshop, desk: Desk) -> Job:
         roles = _ppo_roles(config, workshop, [data.tokenizer.eos_token_id])
-        environment = _environment(config.rollout, data.tokenizer)
-        ppo = PPO(config, roles, _estimator(config.ppo.advantage), environment, desk.timer, tolerance)
+        environment = _environment(config, data.tokenizer)
+        ppo = PPO(config, roles, _estimator(config.ppo), environment, desk.timer, tolerance)
         return PPOJob(config, ppo, data, desk)
 
     return Prepared("PPO", PPO_COLUMNS, config.ppo.steps, pools, build)
 
 
-def _estimator(name: str) -> Estimator:
+def _estimator(ppo: PPOAlgoConfig) -> Estimator:
     from rlhf_dist.algo.advantages import ESTIMATORS
+    from rlhf_dist.controller.user_estimator import UserEstimator
     from rlhf_dist.data.functions import load_function
 
-    return ESTIMATORS[name] if name in ESTIMATORS else load_function(name)
+    name = ppo.advantage
+    return ESTIMATORS[name] if name in ESTIMATORS else UserEstimator(name, load_function(name), ppo.function_timeout_s)
 
 
-def _environment(rollout: RolloutConfig, tokenizer: PreTrainedTokenizerBase) -> Environment | None:
+def _environment(config: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> Environment | None:
     from rlhf_dist.controller.turns import Environment
     from rlhf_dist.data.functions import load_function
 
+    rollout = config.rollout
     if rollout.environment is None:
         return None
     context = rollout.max_prompt_tokens + rollout.max_response_tokens
     reply = load_function(rollout.environment)
-    return Environment(rollout.environment, reply, tokenizer, rollout.max_turns, rollout.max_turn_tokens, context)
+    return Environment(
+        rollout.environment,
+        reply,
+        tokenizer,
+        rollout.max_turns,
+        rollout.max_turn_tokens,
+        context,
+        config.ppo.function_timeout_s,
+    )
 
 
 def _ppo_data(config: PPOConfig) -> Any:
@@ -76,6 +87,7 @@ def _ppo_data(config: PPOConfig) -> Any:
     from rlhf_dist.data.functions import load_function
     from rlhf_dist.data.prompts import load_prompts
     from rlhf_dist.data.tokenizer import load_tokenizer
+    from rlhf_dist.engine.function_reward import FunctionScorer
 
     model, data, limit = config.actor.model, config.data, config.rollout.max_prompt_tokens
     tokenizer = load_tokenizer(model.path, model.trust_remote_code)
@@ -84,9 +96,11 @@ def _ppo_data(config: PPOConfig) -> Any:
         held_out = load_prompts(data.eval_path, data.eval_split, tokenizer, limit)
     else:
         prompts, held_out = prompts.split_off(data.eval_count)
-    judge = load_function(config.judge) if config.judge is not None else None
-    _estimator(config.ppo.advantage)  # as the environment, for the mistakes in it
-    _environment(config.rollout, tokenizer)
+    judge, limit_s = None, config.ppo.function_timeout_s
+    if config.judge is not None:
+        judge = FunctionScorer(config.judge, limit_s, "judge", "ppo.function_timeout_s")
+    _estimator(config.ppo)  # as the environment, for the mistakes in it
+    _environment(config, tokenizer)
     for source in reward_sources(config).values():
         if source.function is not None:
             load_function(source.function)  # its workers load it for themselves; a mistake in it shows here

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,9 @@ class Sampler:
         )
 
 
-def environment(tokenizer: Any, reply: Any, **changes: int) -> Environment:
-    return Environment("env", reply, tokenizer, **{"max_turns": 3, "turn_tokens": 6, "context": 60, **changes})
+def environment(tokenizer: Any, reply: Any, **changes: Any) -> Environment:
+    limits = {"max_turns": 3, "turn_tokens": 6, "context": 60, "timeout_s": 60.0}
+    return Environment("env", reply, tokenizer, **limits | changes)
 
 
 def test_replies_stand_between_the_turns_and_are_masked(tokenizer: Any) -> None:
@@ -91,9 +93,18 @@ def test_a_talk_ends_where_no_room_is_left_for_a_turn(tokenizer: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "reply,said", [(lambda p, r: [], "gave 0 replies to 1 responses"), (lambda p, r: 1 / 0, "ZeroDivisionError")]
+    "reply,said",
+    [
+        (lambda p, r: [], "gave 0 replies to 1 responses"),
+        (lambda p, r: 1 / 0, "failed on 1 responses, the first of them ' good': ZeroDivisionError: division by zero"),
+        (lambda p, r: time.sleep(9), "gave no replies to 1 responses within 0.2 s (ppo.function_timeout_s), the first"),
+        (lambda p, r: (time.sleep(9) for _ in r), "within 0.2 s"),
+        (lambda p, r: [7], "replied to ' good' with 7: expected a text or None"),
+        (lambda p, r: ["\ud800"], "replied to ' good' with '\\ud800': expected a text or None"),
+    ],
 )
-def test_an_environment_that_fails_is_named(tokenizer: Any, reply: Any, said: str) -> None:
-    with pytest.raises(RunError, match="environment env") as caught:
-        converse(prompts(tokenizer, "the film"), Sampler(tokenizer), environment(tokenizer, reply))
+def test_an_environment_that_fails_or_hangs_is_named(tokenizer: Any, reply: Any, said: str) -> None:
+    with pytest.raises(RunError, match=r"^environment env ") as caught:
+        converse(prompts(tokenizer, "the film"), Sampler(tokenizer), environment(tokenizer, reply, timeout_s=0.2))
     assert said in str(caught.value)
+    assert "\n" not in str(caught.value)

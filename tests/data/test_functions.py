@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from rlhf_dist.data.functions import load_function
+from rlhf_dist.data.functions import DeadlinePassed, call_with_deadline, describe_error, load_function
 from rlhf_dist.errors import UserError
 
 
@@ -82,3 +84,29 @@ def test_a_file_that_fails_says_how(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize("spec", ["score", ":score", "judge.py:", "judge.py"])
 def test_a_spec_of_another_shape_is_refused(spec: str) -> None:
     assert 'expected "package.module:function" or "path/file.py:function"' in refusal(spec)
+
+
+def test_a_call_gives_what_the_function_gives_or_raises() -> None:
+    assert call_with_deadline(lambda: [1, 2], 60) == [1, 2]
+    with pytest.raises(ZeroDivisionError):
+        call_with_deadline(lambda: 1 / 0, 60)
+    with pytest.raises(RuntimeError, match="SystemExit: 3"):
+        call_with_deadline(lambda: sys.exit(3), 60)
+
+
+def test_a_call_that_hangs_is_left_behind_and_the_process_ends() -> None:
+    with pytest.raises(DeadlinePassed):
+        call_with_deadline(lambda: time.sleep(5), 0.1)
+    program = (
+        "import time\nfrom rlhf_dist.data.functions import DeadlinePassed, call_with_deadline\n"
+        "try:\n    call_with_deadline(lambda: time.sleep(3600), 0.1)\nexcept DeadlinePassed:\n    print('passed')\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (0, "passed\n")
+
+
+def test_an_error_is_told_in_one_line_with_its_place(judge: Path) -> None:
+    judge.write_text("def score(prompts, responses):\n    raise ValueError('no such\\nword')\n")
+    with pytest.raises(ValueError) as caught:
+        load_function(f"{judge}:score")([], [])
+    assert describe_error(caught.value) == "ValueError: no such (judge.py, line 2)"

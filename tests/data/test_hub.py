@@ -1,15 +1,21 @@
-"""Whether the hub answers."""
+"""Whether the hub answers, and for how long it is waited for."""
 
 from __future__ import annotations
 
+import socket
 import threading
+import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 
 import pytest
 from huggingface_hub import constants
 
+from rlhf_dist.data import hub
 from rlhf_dist.data.hub import hub_reachable
+from rlhf_dist.data.records import read_records
+from rlhf_dist.data.tokenizer import load_tokenizer
+from rlhf_dist.errors import UserError
 
 
 class Refusing(BaseHTTPRequestHandler):
@@ -49,3 +55,64 @@ def test_no_answer_means_that_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None
 def test_the_offline_switch_is_obeyed(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert not hub_reachable()
+
+
+class Stalling(BaseHTTPRequestHandler):
+    """Answers whether it is there, and no other question."""
+
+    def do_HEAD(self) -> None:
+        if self.path == "/":
+            self.send_response(200)
+            self.end_headers()
+        else:
+            self.do_GET()
+
+    def do_GET(self) -> None:
+        self.server.released.wait(60)  # type: ignore[attr-defined]
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def stalled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Stalling) as http:
+        http.released = threading.Event()  # type: ignore[attr-defined]
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{http.server_port}")
+        monkeypatch.setattr(hub, "DOWNLOAD_TIMEOUT_S", 1.0)
+        yield
+        http.released.set()  # type: ignore[attr-defined]
+        http.shutdown()
+
+
+def test_a_hub_that_stalls_is_waited_for_until_the_deadline(stalled: None) -> None:
+    started = time.monotonic()
+    with pytest.raises(UserError) as caught:
+        load_tokenizer("nobody/nothing")
+    assert str(caught.value).startswith("the tokenizer nobody/nothing did not come from the hub within 1 s: fetch it")
+    with pytest.raises(UserError) as caught:
+        read_records("nobody/nothing", "train")
+    assert "`hf download nobody/nothing --repo-type dataset`" in str(caught.value)
+    assert time.monotonic() - started < 50  # the imports of two libraries included
+
+
+def test_a_hub_whose_answer_trickles_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{listening.getsockname()[1]}")
+        monkeypatch.setattr(hub, "TIMEOUT_S", 1.0)
+
+        def trickle() -> None:
+            connection, _ = listening.accept()
+            try:
+                connection.sendall(b"HTTP/1.1 200 OK\r\n")
+                for _ in range(100):
+                    connection.sendall(b"a: b\r\n")
+                    time.sleep(0.1)
+            except OSError:
+                pass
+
+        threading.Thread(target=trickle, daemon=True).start()
+        started = time.monotonic()
+        assert not hub_reachable()
+        assert time.monotonic() - started < 8

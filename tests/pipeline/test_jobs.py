@@ -212,14 +212,14 @@ def test_a_reward_that_is_not_a_number_ends_the_run_with_the_sample(place: Workp
     assert "broken.py:score gave nan for prompt" in error
 
 
-def test_a_judge_that_fails_at_the_end_costs_no_work(place: Workplace) -> None:
-    """A function is the reward and another one the judge; that one fails when the steps are done, once."""
+def test_a_judge_that_hangs_at_the_end_costs_no_work(place: Workplace) -> None:
+    """A function is the reward and another one the judge; that one hangs when the steps are done, once."""
     (place.root / "length.py").write_text(
-        "from pathlib import Path\n\n"
+        "import time\nfrom pathlib import Path\n\n"
         "def short(prompts, responses):\n    return [-len(r) / 10 for r in responses]\n\n"
         "def long(prompts, responses):\n"
         "    if Path('runs/function/model').exists() and not Path('mended').exists():\n"
-        "        raise ValueError('no more credit')\n"
+        "        time.sleep(3600)\n"
         "    return [len(p + r) for p, r in zip(prompts, responses)]\n"
     )
     settings = [
@@ -228,9 +228,11 @@ def test_a_judge_that_fails_at_the_end_costs_no_work(place: Workplace) -> None:
         "reward.function=length.py:short",
         "reward.num_workers=2",
         "judge=length.py:long",
+        "ppo.function_timeout_s=5",
     ]
     failed = place.run("ppo", "function", *settings, expect=1)
-    assert "no more credit" in failed.output and not (failed.run / "summary.json").exists()
+    said = "error: judge length.py:long gave no scores of 5 responses within 5 s (ppo.function_timeout_s), the first of"
+    assert said in failed.output and not (failed.run / "summary.json").exists()
     assert [line["step"] for line in failed.metrics] == [1, 2]
     AutoModelForCausalLM.from_pretrained(failed.run / "model")
     (place.root / "mended").touch()
