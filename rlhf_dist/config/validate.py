@@ -31,6 +31,7 @@ from rlhf_dist.config.schema import (
 from rlhf_dist.errors import UserError
 
 _FUNCTION = re.compile(r".+:[^\W\d]\w*(\.[^\W\d]\w*)*")  # "module:name" or "file.py:name"
+_TOKEN = re.compile(r"[!-~]+")  # a header carries further ones, but no bearer token has them (RFC 6750, section 2.1)
 _CPU_BLOCK = 32  # vLLM's attention on CPU wants whole blocks of this many tokens
 _SOURCE_NAME = re.compile(r"[a-z][a-z0-9_]*")
 _TAKEN_NAMES = (MAIN_REWARD, "score", "total")  # of metrics
@@ -169,8 +170,14 @@ def _check_endpoint(key: str, endpoint: str, token_env: str | None) -> None:
         raise UserError(f"{key}.endpoint: a name or password in the URL would be shown: use {key}.endpoint_token_env")
     if token_env is None:
         return
-    if not os.environ.get(token_env, "").strip():
+    token = os.environ.get(token_env, "").strip()
+    if not token:
         raise UserError(f"{key}.endpoint_token_env={token_env}: that environment variable is not set")
+    if _TOKEN.fullmatch(token) is None:
+        raise UserError(
+            f"{key}.endpoint_token_env={token_env}: that environment variable holds a character that no token has, "
+            "such as a line break or a space within it"
+        )
     if parts.scheme == "http" and host not in ("localhost", "127.0.0.1", "::1"):
         raise UserError(f"{key}.endpoint: a token would go to {host} unencrypted: use https")
 

@@ -78,3 +78,16 @@ def test_a_token_must_be_there_and_does_not_go_over_the_network_unencrypted(
     assert "s3cret" not in said
     load(tmp_path, "rewards.far.endpoint=https://far.example/score", settings[1])
     load(tmp_path, "rewards.near.endpoint=http://127.0.0.1:9/", "rewards.near.endpoint_token_env=REWARD_TOKEN")
+
+
+@pytest.mark.parametrize("token", ["s3cret\nX-Other: 1", "s3cret\rmore", "s3cret more", "s3cr\x07et", "s3crét"])
+def test_a_token_that_no_header_can_carry_is_refused_without_being_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    settings = ["rewards.far.endpoint=https://far.example/score", "rewards.far.endpoint_token_env=REWARD_TOKEN"]
+    monkeypatch.setenv("REWARD_TOKEN", token)
+    said = refusal(tmp_path, *settings)
+    assert said.startswith("rewards.far.endpoint_token_env=REWARD_TOKEN: that environment variable holds a character")
+    assert "s3cr" not in said and "\n" not in said
+    monkeypatch.setenv("REWARD_TOKEN", " s3cret\n")  # as `$(cat file)` does not leave it, and a mounted secret does
+    load(tmp_path, *settings)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
+import itertools
 import json
+import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -45,6 +50,15 @@ def test_a_function_scores_all_responses_in_one_call(tmp_path: Path) -> None:
         ("return [1.0]", "gave 1 scores for 3 responses"),
         ("return [1.0, float('nan'), 0.0]", "gave nan for prompt 'p2', response 'two'"),
         ("return [1.0, 'good', 0.0]", "gave 'good' for prompt 'p2', response 'two'"),
+        (
+            "return [1.0, 10**400, 0.0]",
+            "gave 1000000000000000000000000000000000000000000000000000000000000000000000000",
+        ),
+        ("return [1.0, 10**5000, 0.0]", "gave an unprintable int for prompt 'p2', response 'two'"),
+        ("return [1.0, [1, 2], 0.0]", "gave [1, 2] for prompt 'p2', response 'two'"),
+        ("return None", "failed on prompt 'p1', response 'one': TypeError: 'NoneType' object is not iterable"),
+        ("return (time.sleep(9 * (r == 'two')) or 1.0 for r in responses)", "within 0.5 s (function_timeout_s)"),
+        ("raise SystemExit(2)", "failed on prompt 'p1', response 'one': RuntimeError: SystemExit: 2"),
         ("return [1 / (r != 'two') for r in responses]", "failed on prompt 'p2', response 'two': ZeroDivisionError"),
         ("time.sleep(2)", "within 0.5 s (function_timeout_s), the first of them to prompt 'p1', response 'one'"),
     ],
@@ -53,6 +67,21 @@ def test_a_function_that_fails_is_named_with_the_sample(tmp_path: Path, body: st
     text = failure(function(tmp_path, body))
     assert said in text
     assert text.startswith("reward function ")
+
+
+def test_a_judge_that_fails_is_named_as_the_judge_with_its_own_key(tmp_path: Path) -> None:
+    (tmp_path / "judge.py").write_text(
+        "import time\n\ndef nan(p, r):\n    return [float('nan') for _ in r]\n\ndef slow(p, r):\n    time.sleep(9)\n\n"
+        "def broken(p, r):\n    return [1 // len(x.strip('two')) for x in r]\n"
+    )
+    said = {
+        "nan": "gave nan for prompt 'p1', response 'one': expected a number",
+        "slow": "gave no scores of 3 responses within 0.2 s (ppo.function_timeout_s), the first of them to prompt 'p1'",
+        "broken": "failed on prompt 'p2', response 'two': ZeroDivisionError: integer division or modulo by zero",
+    }
+    for name, text in said.items():
+        judge = FunctionScorer(f"{tmp_path}/judge.py:{name}", 0.2, "judge", "ppo.function_timeout_s")
+        assert failure(judge).startswith(f"judge {tmp_path}/judge.py:{name} {text}")
 
 
 Answer = Callable[[dict[str, Any]], tuple[int, Any]]
@@ -129,6 +158,12 @@ def test_an_overloaded_endpoint_is_asked_again(server: Server) -> None:
         (lambda _: (200, {"scores": [1.0]}), "gave 1 scores for 3 responses", 1),
         (lambda _: (200, {"scores": [1.0, float("nan"), 2.0]}), "gave nan for prompt 'p2', response 'two'", 1),
         (lambda _: (200, {"scores": [1.0, None, 2.0]}), "gave None for prompt 'p2', response 'two'", 1),
+        (lambda _: (200, {"scores": [1.0, True, 2.0]}), "gave True for prompt 'p2', response 'two'", 1),
+        (lambda _: (200, {"scores": [1.0, "2", 2.0]}), "gave '2' for prompt 'p2', response 'two'", 1),
+        (lambda _: (200, b'{"scores": [1.0, 1%s, 2.0]}' % (b"0" * 400)), "gave inf for prompt 'p2', response 'two'", 1),
+        (lambda _: (200, b'{"scores": [1.0, -1%s, 2]}' % (b"0" * 5000)), "gave -inf for prompt 'p2', response", 1),
+        (lambda _: (200, b"[" * 100_000), "not JSON of the form", 1),
+        (lambda _: (200, b"\xff\xfe"), "not JSON of the form", 1),
     ],
 )
 def test_an_endpoint_that_fails_is_named_with_the_sample_and_without_secrets(
@@ -141,6 +176,129 @@ def test_an_endpoint_that_fails_is_named_with_the_sample_and_without_secrets(
     assert "response '" in text
     assert "s3cret" not in text and "hidden" not in text
     assert len(server.seen) == asked
+
+
+@contextmanager
+def wire(*parts: bytes, pause_s: float = 0.0, repeat: bool = False, reset: bool = False) -> Iterator[tuple[str, list]]:
+    """Listens on loopback, and to each request sends ``parts``, byte by byte as they are, and hangs up.
+
+    Yields:
+        its address, and a list of what it was sent.
+    """
+    seen: list[bytes] = []
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def answer(connection: socket.socket) -> None:
+        with connection:
+            seen.append(connection.recv(1 << 16))
+            try:
+                for part in itertools.cycle(parts) if repeat else parts:
+                    connection.sendall(part)
+                    time.sleep(pause_s)
+            except OSError:
+                pass
+            if reset:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    def listen() -> None:
+        while True:
+            try:
+                connection, _ = listening.accept()
+            except OSError:
+                return
+            threading.Thread(target=answer, args=(connection,), daemon=True).start()
+
+    threading.Thread(target=listen, daemon=True).start()
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}", seen
+    listening.close()
+
+
+START = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+SCORES = b'{"scores": [1.0, 2.0, 3.0]}'
+
+
+@pytest.mark.parametrize(
+    "sent,said,asked",
+    [
+        (START + b"Content-Length: 500\r\n\r\n" + SCORES, "failed after 2 tries on 3 responses", 2),
+        (START + b"Content-Length: 500\r\n\r\n" + SCORES, "the answer was cut off", 2),
+        (START + b"Transfer-Encoding: chunked\r\n\r\n1b\r\n" + SCORES, "the answer was cut off", 2),
+        (START + b"Transfer-Encoding: chunked\r\n\r\nnonsense\r\n" + SCORES, "the answer is not valid HTTP", 2),
+        (START[:30], "the connection was closed before the answer", 2),
+        (b"", "the connection was closed before the answer", 2),
+        (b"hello\r\n\r\n", "the answer is not valid HTTP", 2),
+        (START + b"Content-Encoding: gzip\r\n\r\n" + gzip.compress(SCORES), "not JSON of the form", 1),
+    ],
+)
+def test_an_answer_that_is_cut_off_is_asked_for_again_and_named(
+    monkeypatch: pytest.MonkeyPatch, sent: bytes, said: str, asked: int
+) -> None:
+    monkeypatch.setattr(http_reward, "_FIRST_PAUSE_S", 0.01)
+    with wire(sent) as (url, seen):
+        assert said in failure(HTTPScorer(url, 30.0, 1, "s3cret"))
+        assert len(seen) == asked
+
+
+def test_a_connection_that_is_reset_is_asked_again_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_reward, "_FIRST_PAUSE_S", 0.01)
+    with wire(START, reset=True) as (url, seen):
+        assert failure(HTTPScorer(url, 30.0, 1, None)).endswith(("Connection reset by peer", "before the answer"))
+        assert len(seen) == 2
+
+
+def test_a_trickle_lasts_no_longer_than_the_timeout() -> None:
+    with wire(START + b"Content-Length: 1000000\r\n\r\n", *[b" "] * 1000, pause_s=0.05) as (url, _):
+        started = time.monotonic()
+        assert "no whole answer within 0.5 s (endpoint_timeout_s)" in failure(HTTPScorer(url, 0.5, 0, None))
+        assert time.monotonic() - started < 10
+
+
+def test_an_answer_without_an_end_is_given_up_by_its_size() -> None:
+    with wire(START + b"\r\n", b" " * 65536, repeat=True) as (url, seen):
+        said = failure(HTTPScorer(url, 60.0, 3, None))
+        assert f"the answer has more than {2**20 + 3 * 2**10} bytes" in said
+        assert len(seen) == 1
+
+
+def test_no_proxy_and_no_netrc_gets_or_changes_the_token(
+    server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login somebody password else\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    server.answers = [lengths]
+    with wire(b"HTTP/1.1 403 Forbidden\r\n\r\n") as (proxy, seen):
+        for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, proxy)
+        assert check_scores(scorer(server), PROMPTS, RESPONSES) == [3.0, 3.0, 5.0]
+        assert server.seen[0]["Authorization"] == "Bearer s3cret"
+        failure(HTTPScorer("https://localhost:1/score", 5.0, 0, "s3cret"))
+        failure(HTTPScorer("http://reward.invalid/score", 5.0, 0, "s3cret"))
+        assert seen == []
+
+
+def test_a_proxy_is_asked_for_a_tunnel_and_sees_the_hosts_name_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with wire(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n") as (proxy, seen):
+        monkeypatch.setenv("https_proxy", proxy)
+        text = failure(HTTPScorer("https://reward.invalid/score?key=hidden", 5.0, 0, "s3cret"))
+        assert "reward endpoint https://reward.invalid/score failed" in text
+        assert seen[0].startswith(b"CONNECT reward.invalid:443 HTTP/1.1\r\n")
+        assert "the proxy of the environment (https_proxy) answered HTTP 403" in text
+        assert all(secret not in seen[0] + text.encode() for secret in (b"s3cret", b"hidden"))
+        assert b"scores" not in seen[0] and b"prompts" not in seen[0]
+        monkeypatch.setenv("no_proxy", "reward.invalid")
+        failure(HTTPScorer("https://reward.invalid/score", 5.0, 0, "s3cret"))
+        assert len(seen) == 1
+
+
+def test_a_token_that_no_header_can_carry_is_not_shown(server: Server) -> None:
+    server.answers = [lengths]
+    text = failure(HTTPScorer(server.url, 2.0, 3, "s3cret\nX-Other: 1"))
+    assert "s3cret" not in text
+    assert server.seen == []
 
 
 def test_an_endpoint_that_is_too_slow_or_not_there_is_named(server: Server) -> None:
