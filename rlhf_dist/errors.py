@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+_LONGEST = 2000  # characters of a line: a key or a text of the user's may be of any length
+
+
+def one_line(text: str) -> str:
+    """``text`` as one line that any terminal can show: what is not printable is written as Python writes it."""
+    shown = text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return shown if len(shown) <= _LONGEST else shown[:_LONGEST] + "..."
+
 
 class UserError(Exception):
     """A mistake in config or data. Its text is one line: what, where, and what to do. Exit code 2."""
 
     exit_code = 2
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 class ClusterError(Exception):
@@ -24,8 +35,19 @@ class RunError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, detail: str = "") -> None:
-        super().__init__(message)
+        super().__init__(one_line(message))
         self.detail = detail
+
+
+class MemoryRanOut(RunError):
+    """A worker was killed, since the memory of its node ran out.
+
+    ``roles`` is what each role took there, in bytes, the largest first; ``total`` is the node's memory in bytes.
+    """
+
+    def __init__(self, message: str, detail: str, roles: dict[str, int], total: int) -> None:
+        super().__init__(message, detail)
+        self.roles, self.total = roles, total
 
 
 class StoppedByUser(Exception):

@@ -5,18 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import ray
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError, WorkerCrashedError
+from ray.exceptions import RayError
 
-from rlhf_dist.errors import RunError, UserError
+from rlhf_dist.cluster.failures import call_failure, tails
+from rlhf_dist.errors import RunError
 
 if TYPE_CHECKING:
     from rlhf_dist.cluster.group import WorkerGroup
 
 T = TypeVar("T")
+
+_LEAST_FETCH_S = 30.0  # to fetch an answer that came at the last moment
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ def run_calls(calls: Sequence[Call[Any]], timeout_s: float) -> list[Any]:
     Raises:
         RunError: a worker died or failed, or the deadline passed; the text names the workers waited for.
         UserError: a worker found a mistake of the user's.
+        ClusterError: a worker's place is gone.
     """
     waiting: dict[Any, tuple[int, int]] = {}
     for c, call in enumerate(calls):
@@ -90,27 +93,17 @@ def collect(
         done, pending = ray.wait(pending, num_returns=1, timeout=max(left, 0.0))
         if not done:
             late = ", ".join(sorted(names[ref] for ref in pending))
-            raise RunError(f"{what}: no answer from {late} within {timeout_s:g} s", _tails(late.split(", "), logs))
+            raise RunError(f"{what}: no answer from {late} within {timeout_s:g} s", tails(late.split(", "), logs))
         for ref in done:
-            answers[ref] = _get(ref, names[ref], what, logs)
+            left = max(deadline - time.monotonic(), _LEAST_FETCH_S)
+            answers[ref] = _get(ref, names[ref], what, left, logs)
             answered(ref)
     return answers
 
 
-def _get(ref: Any, name: str, what: str, logs: dict[str, str]) -> Any:
+def _get(ref: Any, name: str, what: str, timeout_s: float, logs: dict[str, str]) -> Any:
+    """The answer, which is there already, from wherever it is."""
     try:
-        return ray.get(ref)
-    except (ActorDiedError, ActorUnavailableError, WorkerCrashedError) as error:
-        raise RunError(f"worker {name} died during {what} (its log: {logs[name]})", _tails([name], logs)) from error
-    except RayTaskError as error:
-        cause = error.cause if isinstance(error.cause, Exception) else error
-        if isinstance(cause, UserError | RunError):
-            raise cause from None
-        text = f"worker {name} failed in {what}: {type(cause).__name__}: {cause}"
-        raise RunError(text.splitlines()[0], str(error)) from error
-
-
-def _tails(workers: list[str], logs: dict[str, str]) -> str:
-    from rlhf_dist.chatter import tail
-
-    return "\n".join(f"--- last lines of {name} ({logs[name]})\n{tail(Path(logs[name]), 15)}" for name in workers)
+        return ray.get(ref, timeout=timeout_s)
+    except RayError as error:
+        raise call_failure(error, name, what, logs) from error

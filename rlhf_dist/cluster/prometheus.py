@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import psutil
 from ray.util.metrics import Gauge
 
+from rlhf_dist.cluster.memory import note_memory
 from rlhf_dist.device import Device
 
 logger = logging.getLogger(__name__)
@@ -42,6 +44,7 @@ GAUGES: dict[str, tuple[str, ...]] = {
 
 # Which metric of a step is which gauge: `kl/coef` is `rlhf_kl_coef`, and so on.
 _OF_STEP = {name.removeprefix("rlhf_").replace("_", "/", 1): name for name, tags in GAUGES.items() if not tags}
+_REST = 50.0  # times as long as it took: the kernel walks all pages of a process for its PSS, 6 ms a GiB
 _SET_EVERY_S = 5.0  # Ray exports a gauge once each time it is set, and its agent drops it after 20 s
 
 Key = tuple[str, tuple[str, ...]]
@@ -131,10 +134,17 @@ class RunGauges(Gauges):
 
 
 def watch_memory(run: str, worker: str, device: Device) -> Gauges:
-    """Reports, from now on, the memory of this process, which is ``worker``."""
+    """Reports, from now on, the memory of this process, which is ``worker``, and notes it for the driver."""
+
+    pss, due = 0, 0.0
 
     def look() -> dict[Key, float]:
-        kinds = device.memory() | {"host_rss": psutil.Process().memory_info().rss}
+        nonlocal pss, due
+        now = time.monotonic()
+        if now >= due:
+            pss = note_memory(worker)
+            due = now + _REST * (time.monotonic() - now)
+        kinds = device.memory() | {"host_rss": psutil.Process().memory_info().rss, "host_pss": pss}
         return {("rlhf_worker_memory_bytes", (worker, kind)): float(value) for kind, value in kinds.items()}
 
     return Gauges(run, look)

@@ -10,12 +10,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
+from ray._raylet import (  # type: ignore[attr-defined]
+    AuthenticationMode,
+    AuthenticationTokenLoader,
+    GcsClient,
+    get_authentication_mode,
+)
+from ray.exceptions import AuthenticationError, RayError
 
+from rlhf_dist.cluster.failures import TOKEN_HELP, ray_failure
+from rlhf_dist.cluster.memory import forget_memory
 from rlhf_dist.config.schema import ClusterConfig
-from rlhf_dist.errors import ClusterError
+from rlhf_dist.data.functions import DeadlinePassed, call_with_deadline
+from rlhf_dist.errors import ClusterError, UserError
 from rlhf_dist.network import LOOPBACK
 
 CONNECT_TIMEOUT_S = 10.0
+ANSWER_TIMEOUT_S = 60.0
 
 
 @contextmanager
@@ -30,21 +41,29 @@ def ray_session(config: ClusterConfig, run: str) -> Iterator[str | None]:
 
     Raises:
         ClusterError: nothing answers at the address.
+        UserError: the cluster asks for a token that this process does not have.
+        RunError: Ray failed in a way that nobody has put into words before.
     """
     address = config.address or os.environ.get("RAY_ADDRESS")
     namespace = f"{run}-{uuid.uuid4().hex[:8]}"
     try:
         if address:
             _knock(address)
+            _ask(address)
             ray.init(address=address, namespace=namespace, log_to_driver=False, configure_logging=False)
         else:
             _start_local(config, namespace)
     except (OSError, RuntimeError, ValueError) as error:
         where = address or "local"
         raise ClusterError(f"no Ray cluster at {where!r}: {str(error).strip().splitlines()[0]}") from error
+    except RayError as error:
+        raise ray_failure(error, f"connecting to {address or 'a local cluster'}") from error
     try:
         yield None if address else LOOPBACK
+    except RayError as error:
+        raise ray_failure(error, "the Ray cluster") from error
     finally:
+        forget_memory()
         ray.shutdown()
 
 
@@ -53,6 +72,31 @@ def _knock(address: str) -> None:
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
+
+
+def _ask(address: str) -> None:
+    """Fails where no Ray cluster answers at `host:port`, or it asks for a token; Ray itself would try for minutes.
+
+    Raises:
+        ConnectionError: no cluster answers.
+        UserError: it asks for a token that this process does not have.
+    """
+    if "://" in address or not address.rpartition(":")[2].isdigit():
+        return
+    says = f"the Ray cluster at {address} asks for a token"
+    needs_one = get_authentication_mode() == AuthenticationMode.TOKEN
+    has_one = AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True)
+    if needs_one and not has_one:  # Ray would abort the process
+        raise UserError(f"RAY_AUTH_MODE=token, and there is no token: {TOKEN_HELP}")
+    try:
+        call_with_deadline(lambda: GcsClient(address=address), ANSWER_TIMEOUT_S)
+    except DeadlinePassed as error:
+        raise ConnectionError(f"what listens there did not answer within {ANSWER_TIMEOUT_S:g} s") from error
+    except AuthenticationError as error:
+        if needs_one:
+            raise UserError(f"{says}, and this process has another one: {TOKEN_HELP}") from error
+        there = " (a token is there, the mode is not)" if has_one else ""
+        raise UserError(f"{says}, and this process sends none{there}: {TOKEN_HELP}") from error
 
 
 def _start_local(config: ClusterConfig, namespace: str) -> None:

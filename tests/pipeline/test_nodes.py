@@ -172,7 +172,7 @@ def test_workers_on_two_nodes_learn_the_same_and_prometheus_sees_it(
     assert seen["rlhf_throughput_tokens_per_s"]["apart",] > 1
     assert {tags[1] for tags in seen["rlhf_phase_seconds"]} == {"rollout", "score", "advantage", "train", "sync"}
     assert all(value > 2**20 for value in seen["rlhf_worker_memory_bytes"].values())
-    assert {tags[2] for tags in seen["rlhf_worker_memory_bytes"]} == {"host_rss"}
+    assert {tags[2] for tags in seen["rlhf_worker_memory_bytes"]} == {"host_rss", "host_pss"}
     assert {tags[1] for tags in seen["rlhf_calls_waiting"]} >= {"actor", "critic", "rollout", "reference", "reward"}
     assert all(0 <= value <= 2 for value in seen["rlhf_calls_waiting"].values())
 
