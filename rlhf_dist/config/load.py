@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rlhf_dist.config.files import Setting, Value, parse_value, read_recipe
@@ -19,6 +20,7 @@ from rlhf_dist.errors import UserError
 
 C = TypeVar("C")
 
+_MOST = 10**12  # seeds are multiplied with steps, and the product must be an int64
 _BOOLEANS = {"true": "true", "yes": "true", "on": "true", "false": "false", "no": "false", "off": "false"}
 
 
@@ -136,6 +138,19 @@ def _apply(config: DictConfig, sections: dict[str, type], keys: dict[str, Key], 
         OmegaConf.update(config, setting.key, value)
     except OmegaConfBaseException as error:
         raise UserError(f"{shown}: expected {key.expected}") from error
+    if any(_is_no_amount(number) for number in _numbers(OmegaConf.select(config, setting.key))):
+        raise UserError(f"{shown}: expected {key.expected} of at most 12 digits")
+
+
+def _numbers(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, ListConfig) else [value]
+
+
+def _is_no_amount(value: Any) -> bool:
+    """Whether it is a number that nothing has: infinite, not a number, or an integer beyond what tensors hold."""
+    if isinstance(value, float):
+        return not math.isfinite(value)
+    return isinstance(value, int) and abs(value) > _MOST
 
 
 def _check_section(sections: dict[str, type], keys: dict[str, Key], setting: Setting) -> None:

@@ -13,7 +13,7 @@ from rlhf_dist.errors import UserError
 SEPARATE, COLOCATED = "separate", "colocated"
 _FORM = "expected separate, colocated, or lists of roles, as [[actor, reference], [critic, reward], [rollout]]"
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=.*")
-_PORTS = re.compile(r"(\d+)-(\d+)")
+_PORTS = re.compile(r"(\d{1,5})-(\d{1,5})")
 
 
 def shared_groups(placement: str, roles: Iterable[str], known: Iterable[str] = ()) -> list[list[str]]:
@@ -41,9 +41,11 @@ def _parse(placement: str, known: set[str]) -> list[list[str]]:
     where = f"placement={placement}: "
     try:
         groups = yaml.safe_load(placement)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: of what looks like a date or number
         raise UserError(where + _FORM) from error
-    if not isinstance(groups, list) or not all(isinstance(group, list) for group in groups):
+    if not isinstance(groups, list) or not all(
+        isinstance(group, list) and all(isinstance(role, str) for role in group) for group in groups
+    ):
         raise UserError(where + _FORM + suggest(placement, (SEPARATE, COLOCATED)))
     seen: set[str] = set()
     for role in (role for group in groups for role in group):

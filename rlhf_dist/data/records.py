@@ -13,6 +13,7 @@ from rlhf_dist.config.suggest import suggest
 from rlhf_dist.data.hub import from_hub, hub_offline, hub_reachable
 from rlhf_dist.errors import UserError
 
+_MOST_DIGITS = 18  # of an integer: whatever a row says is an int64 later
 _WORDS = {str: "a text", list: "a list", dict: "an object", int: "an integer", float: "a number", bool: "true or false"}
 
 
@@ -94,16 +95,34 @@ def _jsonl(path: Path) -> Iterator[Record]:
 
 def _object(line: bytes, where: str) -> dict[str, Any]:
     try:
-        value = json.loads(line.decode("utf-8-sig"))
+        value = json.loads(line.decode("utf-8-sig"), parse_int=_integer, parse_constant=_no_number)
+        if b"\\u" in line:  # the one way in which half of a surrogate pair gets into UTF-8
+            json.dumps(value, ensure_ascii=False).encode()
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: not UTF-8 text (byte {error.start + 1} of the line)") from error
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])[1:-1]
+        raise UserError(f"{where}: the text holds half of a surrogate pair ({half}), which is no character") from error
     except json.JSONDecodeError as error:
         raise UserError(f"{where}: not valid JSON: {error.msg} at column {error.colno}") from error
     except RecursionError as error:
         raise UserError(f"{where}: not valid JSON: nested too deeply") from error
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from error
     if not isinstance(value, dict):
         raise UserError(f"{where}: the line is {kind_of(value)}, expected an object of fields")
     return value
+
+
+def _integer(text: str) -> int:
+    digits = len(text.lstrip("-"))
+    if digits > _MOST_DIGITS:
+        raise ValueError(f"an integer of {digits} digits, expected at most {_MOST_DIGITS}")
+    return int(text)
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"not valid JSON: {text}")
 
 
 def _parquet(path: str) -> Iterable[dict[str, Any]]:
@@ -124,7 +143,7 @@ def _hub(path: str, split: str) -> Iterable[dict[str, Any]]:
             "(HF_HUB_OFFLINE=1 reads a copy in the local cache)"
         )
     try:
-        return from_hub(path, "data set", lambda: datasets.load_dataset(path, split=split))
+        return from_hub(path, "data set", lambda: list(datasets.load_dataset(path, split=split)))
     except UserError:
         raise
     except Exception as error:  # a name or split that is not there, a script, an interrupted download, ...

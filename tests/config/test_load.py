@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -130,7 +131,21 @@ def test_a_mistake_on_the_command_line_is_one_line_with_the_key(recipe: Path, wo
         ("actor:\n  num_workers: {a: 1}\n", ":2: unknown key actor.num_workers.a (did you mean actor.num_workers?)"),
         ("actor: 3\n", ":1: actor is a section, not a key"),
         ("run:\n  name: [a\n  b", ":3: not valid YAML: "),
-        ("run:\n  name: a\n  name: b\n", ":3: run.name stands here for the second time"),
+        ("run:\n  name: a\n  name: b\n", ":3: run.name stands here for the second time, the first is in line 2"),
+        ("run.name: a\nrun: {name: b}\n", ":2: run.name stands here for the second time, the first is in line 1"),
+        ("run:\n  name: a\nrun.name: b\n", ":3: run.name stands here for the second time, the first is in line 2"),
+        ("run: {name: a}\nrun: {seed: 1}\n", ":2: run stands here for the second time, the first is in line 1"),
+        ("run.seed: 1\nrun.seed: {a: 2}\n", ":2: run.seed stands here for the second time, the first is in line 1"),
+        ("placement: " + "[" * 5000 + "]" * 5000, ": not valid YAML: it is nested too deeply"),
+        ("run: " + "{run: " * 5000 + "}" * 5000, ": not valid YAML: it is nested too deeply"),
+        ("run: " + "{run: " * 20 + "1" + "}" * 20, ":1: run.run.run.run"),
+        ("run: {seed: " + "9" * 5000 + "}", ":1: run.seed=999"),
+        ("run: {seed: 1000000000001}", ":1: run.seed=1000000000001: expected an integer of at most 12 digits"),
+        ("actor.optim: {lr: .nan}", ":1: actor.optim.lr=.nan: expected a number"),
+        ("actor.optim: {lr: nan}", ":1: actor.optim.lr=nan: expected a number of at most 12 digits"),
+        ("actor.optim: {betas: [0.9, inf]}", ":1: actor.optim.betas=[0.9, inf]: expected a list of numbers of at most"),
+        ('data: {path: "a\\0b"}', ":1: data.path: it holds a character that no value has: '\\x00'"),
+        ('base: "a\\ud800b"', ":1: base: it holds a character that no value has: '\\ud800'"),
         ("- a\n", ":1: expected `key: value` lines"),
         ("base: [a]\n", ":1: base: expected the path of a file"),
         ("run: &r\n  dir: *r\n", ":1: "),
@@ -140,6 +155,42 @@ def test_a_mistake_on_the_command_line_is_one_line_with_the_key(recipe: Path, wo
 def test_a_mistake_in_a_recipe_names_file_and_line(recipe: Path, text: str, said: str) -> None:
     recipe.write_text(text)
     assert refusal(recipe).startswith(f"{recipe}{said}")
+
+
+def bomb(levels: int, opens: str, closes: str) -> str:
+    """A few lines of aliases that stand for 10^levels values."""
+    inner = f"bomb0: &b0 {opens}x{closes}\n"
+    for level in range(1, levels):
+        inner += f"bomb{level}: &b{level} [{', '.join([f'*b{level - 1}'] * 10)}]\n"
+    return inner
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        bomb(10, "[", "]"),
+        "run: &a0 {x: 1}\n"
+        + "".join(f"s{n}: &a{n} {{{', '.join(f'k{i}: *a{n - 1}' for i in range(10))}}}\n" for n in range(1, 10)),
+        "placement: [" + ", ".join(["[a]"] * 20_000) + "]\n",
+    ],
+)
+def test_aliases_that_stand_for_more_than_a_recipe_can_hold_are_refused_at_once(recipe: Path, text: str) -> None:
+    recipe.write_text(text)
+    started = time.monotonic()
+    assert refusal(recipe).startswith(f"{recipe}: more than 10000 values, with what its aliases stand for")
+    assert time.monotonic() - started < 30
+
+
+def test_a_file_that_is_no_recipe_by_its_size_is_not_read_to_its_end(recipe: Path) -> None:
+    recipe.write_bytes(b"#" * (2**20 + 1))
+    assert refusal(recipe) == f"{recipe} has more than 1048576 bytes: it is no recipe"
+    assert refusal(recipe, "--config", "/dev/zero") == "/dev/zero has more than 1048576 bytes: it is no recipe"
+
+
+def test_dotted_and_nested_keys_go_together_where_they_are_different_ones(recipe: Path) -> None:
+    recipe.write_text("run.name: a\nrun: {seed: 7}\nactor.optim: {lr: 0.5}\nactor: {optim.eps: 0.25, num_workers: 2}\n")
+    config = load(recipe)
+    assert (config.run.name, config.run.seed, config.actor.optim.lr, config.actor.optim.eps) == ("a", 7, 0.5, 0.25)
 
 
 def test_an_empty_section_and_an_empty_recipe_are_fine(recipe: Path) -> None:

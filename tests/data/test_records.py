@@ -33,6 +33,11 @@ def test_jsonl_rows_keep_the_number_of_their_line(tmp_path: Path) -> None:
     assert rows[1].text("prompt") == "ä"
 
 
+def test_a_whole_surrogate_pair_is_a_character(tmp_path: Path) -> None:
+    path = write(tmp_path, b'{"prompt": "\\ud83d\\ude00 \\u00e4"}\n')
+    assert read_records(path, "train")[0].text("prompt") == "\U0001f600 ä"
+
+
 def test_a_byte_order_mark_is_no_content(tmp_path: Path) -> None:
     assert read_records(write(tmp_path, b'\xef\xbb\xbf{"prompt": "a"}\n'), "train")[0].text("prompt") == "a"
 
@@ -45,6 +50,15 @@ def test_a_byte_order_mark_is_no_content(tmp_path: Path) -> None:
         (b"null", "the line is null"),
         (b'{"prompt": "\xff"}', "not UTF-8 text (byte 13 of the line)"),
         (b"[" * 100_000, "not valid JSON: nested too deeply"),
+        (b'{"ranking": [1, %s]}' % (b"7" * 5000), "an integer of 5000 digits, expected at most 18"),
+        (b'{"ranking": [1, -%s]}' % (b"7" * 19), "an integer of 19 digits, expected at most 18"),
+        (b'{"prompt": NaN}', "not valid JSON: NaN"),
+        (b'{"prompt": -Infinity}', "not valid JSON: -Infinity"),
+        (
+            b'{"messages": [{"a": "\\ud83d"}]}',
+            "the text holds half of a surrogate pair (\\ud83d), which is no character",
+        ),
+        (b'{"\\udc00": "b"}', "the text holds half of a surrogate pair (\\udc00), which is no character"),
     ],
 )
 def test_malformed_jsonl_names_file_and_line(tmp_path: Path, line: bytes, said: str) -> None:
