@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_dist.config.schema import ClusterConfig, RunConfig
 from rlhf_dist.controller.rundir import RunDir
+from rlhf_dist.jobs.memory_advice import memory_advice
 from rlhf_dist.jobs.preflight import preflight
 from rlhf_dist.jobs.room import check_room
 
@@ -110,6 +111,7 @@ def run_prepared(config: JobConfig, prepare: Callable[[Device], Prepared]) -> No
         check_room(directory.root, config, device)
         start.open()
         with (
+            memory_advice(config, device),
             open_desk(config.run, config.cluster, start, prepared) as make_desk,
             open_workshop(config.run, config.cluster, device, directory, prepared.pools) as workshop,
         ):
