@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -37,6 +39,7 @@ class Device:
         vllm_env: environment variables vLLM must see in the engine's process, before it is imported.
         vllm_sleeps: whether vLLM can give the device's memory back and take it again.
         interface_variables: environment variables that name the network interface of the collectives.
+        waiting_variable: environment variable that lets a collective's `wait()` wait, and raise at its deadline.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Device:
     vllm_env: dict[str, str]
     vllm_sleeps: bool
     interface_variables: tuple[str, ...]
+    waiting_variable: str | None = None
 
     @property
     def is_accelerator(self) -> bool:
@@ -115,7 +119,7 @@ class Device:
         """A collective group of this kind of device beside the process's default one, as torch's Backend object.
 
         Blocks until all ``size`` processes have called it with the same ``store``; ``timeout`` also bounds each of
-        its collectives.
+        its collectives, whose ``wait()`` raises RuntimeError then.
         """
         if not self.is_accelerator:
             from torch.distributed import ProcessGroupGloo
@@ -125,7 +129,8 @@ class Device:
         group = getattr(importlib.import_module(home), f"ProcessGroup{self.collective.upper()}")
         options = group.Options()
         options._timeout = timeout
-        return group(store, rank, size, options)
+        with _variable(self.waiting_variable, "1"):
+            return group(store, rank, size, options)
 
     def memory(self) -> dict[str, int]:
         """Bytes of the device's memory that this process' tensors take, and took at most; {} without accelerator."""
@@ -224,6 +229,9 @@ CUDA = Device(
     vllm_env={"VLLM_ENABLE_V1_MULTIPROCESSING": "0"},
     vllm_sleeps=True,
     interface_variables=("NCCL_SOCKET_IFNAME", GLOO_INTERFACE),
+    # torch's ProcessGroupNCCL reads it when it is made. Without it wait() returns at once, and at the deadline a
+    # watchdog ends the whole process, so that nobody could say who was waited for.
+    waiting_variable="TORCH_NCCL_BLOCKING_WAIT",
 )
 NPU = Device(
     name="npu",
@@ -251,6 +259,21 @@ CPU = Device(
 )
 
 DEVICES = {device.name: device for device in (CUDA, NPU, CPU)}
+
+
+@contextmanager
+def _variable(name: str | None, value: str) -> Iterator[None]:
+    """Sets an environment variable for a while; None: none."""
+    before = os.environ.get(name) if name is not None else None
+    try:
+        if name is not None:
+            os.environ[name] = value
+        yield
+    finally:
+        if name is not None and before is None:
+            del os.environ[name]
+        elif name is not None and before is not None:
+            os.environ[name] = before
 
 
 def detect() -> Device:

@@ -33,6 +33,29 @@ def test_an_interface_is_named_in_every_variable_of_the_devices_collectives() ->
         assert "GLOO_SOCKET_IFNAME" not in device.worker_env(1)
 
 
+def test_a_group_over_nccl_waits_for_its_collectives_and_the_process_own_groups_do_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """torch's CPU build has no such group: a stand-in that reads the environment when the real one does."""
+    import os
+    from datetime import timedelta
+
+    class Group:
+        Options = type("Options", (), {})
+
+        def __init__(self, store: object, rank: int, size: int, options: object) -> None:
+            self.blocks, self.timeout = os.environ.get("TORCH_NCCL_BLOCKING_WAIT"), options._timeout  # type: ignore
+
+    monkeypatch.setattr(torch.distributed, "ProcessGroupNCCL", Group, raising=False)
+    for own in (None, "0"):
+        monkeypatch.delenv("TORCH_NCCL_BLOCKING_WAIT", raising=False)
+        if own is not None:
+            monkeypatch.setenv("TORCH_NCCL_BLOCKING_WAIT", own)
+        made = CUDA.process_group(torch.distributed.HashStore(), 0, 1, timedelta(seconds=7))
+        assert (made.blocks, made.timeout) == ("1", timedelta(seconds=7))
+        assert os.environ.get("TORCH_NCCL_BLOCKING_WAIT") == own
+
+
 def test_a_device_that_is_none_is_refused() -> None:
     with pytest.raises(UserError, match="expected auto, cuda, npu, cpu"):
         resolve("gpu")
