@@ -8,7 +8,7 @@ PYTHON ?=
 PY := .venv/bin/python
 TESTS ?= tests
 
-.PHONY: help install demo test test-fast lint clean
+.PHONY: help install demo test test-fast test-gpu lint clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -32,6 +32,11 @@ test: lint ## lint and the whole suite
 
 test-fast: install ## the suite without real workers, engines and downloads
 	$(PY) -m pytest -m "not slow" $(TESTS)
+
+test-gpu: ## on a CUDA card: tests, PPO, memory, speed; writes benchmarks/results/gpu-CARD.md (PARTS=a,b: only these)
+	@python="$(PYTHON)"; "$${python:-$$(command -v python3 || command -v python)}" benchmarks/gpu.py --check
+	@$(MAKE) --no-print-directory install DEVICE=cuda
+	@$(PY) benchmarks/gpu.py $(if $(PARTS),--parts $(PARTS))
 
 clean: ## removes .venv and caches; runs stay
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

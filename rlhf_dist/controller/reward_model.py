@@ -73,9 +73,8 @@ class RewardJob(Job):
             return False
         with self.desk.timer("centre"):
             (scores,) = self.desk.run(self.reward.sequence_scores(self.data.demonstrations))
-            shift = -float(scores.mean())
-            self.desk.run(self.reward.shift(shift))
-        self._bias = (self._bias or 0.0) + shift  # a run that was ended, and goes on for more steps, is shifted already
+            self._bias = -float(scores.mean())
+            self.desk.run(self.reward.shift(self._bias))
         return True
 
     def summary(self, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:

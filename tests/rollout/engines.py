@@ -43,7 +43,7 @@ def reference_logprobs(folder, sequences, temperature):
     return torch.stack(values)
 
 
-def serve(connection, kind, folder, rollout):
+def serve(connection, kind, folder, rollout, device):
     """The process of a :class:`RemoteEngine`."""
     torch.set_num_threads(1)
     model = ModelConfig(path=str(folder))
@@ -52,7 +52,7 @@ def serve(connection, kind, folder, rollout):
     else:
         from rlhf_dist.rollout.hf_engine import HFEngine as Engine
     try:
-        engine = Engine(model, rollout, CPU, [EOS])
+        engine = Engine(model, rollout, device, [EOS])
         connection.send(("ready", None))
         while True:
             method, arguments = connection.recv()
@@ -66,10 +66,10 @@ def serve(connection, kind, folder, rollout):
 class RemoteEngine:
     """An engine in a process of its own, called by name."""
 
-    def __init__(self, kind, folder, environment, rollout=ROLLOUT):
+    def __init__(self, kind, folder, environment, rollout=ROLLOUT, device=CPU):
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(theirs, kind, folder, rollout))
+        self._process = context.Process(target=serve, args=(theirs, kind, folder, rollout, device))
         self._process.daemon = rollout.tensor_parallel == 1  # one that has processes of its own may not be
         before = dict(os.environ)
         os.environ.update(environment)
