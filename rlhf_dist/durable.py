@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import secrets
@@ -59,10 +60,13 @@ def replace_folder(beside: Path, folder: Path) -> None:
     An old folder is renamed aside before and deleted after, never changed in place: whoever is killed in between
     leaves both whole, the old one under a name with :data:`ASIDE` in it.
     """
-    aside = _rename_aside(folder) if folder.exists() else None
+    if folder.exists():
+        _rename_aside(folder)
     os.rename(beside, folder)
     sync_folder(folder.parent)
-    if aside is not None:
+    for aside in folder.parent.glob(
+        f"{glob.escape(folder.name)}{ASIDE}*"
+    ):  # also of replacements that were interrupted
         shutil.rmtree(aside)
 
 

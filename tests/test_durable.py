@@ -63,6 +63,10 @@ def test_a_folder_is_replaced_whole_wherever_that_is_interrupted(tmp_path: Path)
 
     assert killed_at_every_change(prepare, lambda: replace_folder(new, here), check) >= 5
     assert _texts(here) == ["new", "new"] and list(tmp_path.iterdir()) == [here]
+    _make(tmp_path / f"here{ASIDE}0a1b2c3d", "left over")
+    _make(new, "newer")
+    replace_folder(new, here)
+    assert _texts(here) == ["newer", "newer"] and list(tmp_path.iterdir()) == [here]
 
 
 def test_a_folder_is_there_whole_or_not_at_all_wherever_its_removal_is_interrupted(tmp_path: Path) -> None:

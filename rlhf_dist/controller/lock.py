@@ -123,7 +123,7 @@ class RunLock:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._heart.join()
+        self._heart.join(self._silent_s)  # a disk that does not answer holds nobody up for longer
         if self.is_held():
             assert self._path is not None
             self._path.unlink(missing_ok=True)

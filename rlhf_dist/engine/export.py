@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 
 from rlhf_dist.config.schema import ModelConfig
+from rlhf_dist.durable import replace_folder, sync_tree
 from rlhf_dist.engine.averaging import WeightAverage
 from rlhf_dist.weights.source import gathered_adapter, gathered_state_dict
 
@@ -58,8 +58,8 @@ def _beside(folder: Path) -> Path:
 
 
 def _put(beside: Path, folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(beside, folder)
+    sync_tree(beside)
+    replace_folder(beside, folder)
 
 
 def save_pretrained(model: Any, folder: Path, tokenizer_path: str, trust_remote_code: bool) -> None:

@@ -181,8 +181,14 @@ def test_sigterm_ends_a_run_with_a_checkpoint(place: Workplace) -> None:
 
 
 def test_an_interrupted_run_goes_on_as_if_nothing_had_been(place: Workplace, whole: list[dict[str, float]]) -> None:
+    """Stopped by Ctrl-C, gone on, killed as the system kills, and gone on again."""
     name = _interrupted(place, signal.SIGINT).run.name
-    outcome = place.run("ppo", name, *TWELVE_STEPS, "run.overwrite=false", "run.resume=true")
+    settings = [*TWELVE_STEPS, "run.overwrite=false", "run.resume=auto", "run.save_every=1"]
+    process = place.start("ppo", name, *settings)
+    _wait_for_step(place, name, process, 6)
+    process.kill()
+    process.wait()
+    outcome = place.run("ppo", name, *settings)
     assert [line["step"] for line in outcome.metrics] == list(range(1, 13))
     for ours, theirs in zip(outcome.metrics, whole, strict=True):
         for key in SAME_EVERYWHERE:
