@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from rlhf_dist.algo.losses import dpo_loss, ranked_right
 from rlhf_dist.cluster.roles import Actor, Reference
 from rlhf_dist.config.schema import DPOConfig
 from rlhf_dist.controller.job import Desk, Job
-from rlhf_dist.data.sampling import EpochSampler
+from rlhf_dist.data.sampling import EpochSampler, steps_of
 from rlhf_dist.types import Comparisons, PreferenceBatch
 
 
@@ -22,18 +21,12 @@ class DPOData:
     tokenizer_path: str
 
 
-def dpo_steps(config: DPOConfig, size: int) -> int:
-    """Optimizer steps of the run, for ``size`` prompts."""
-    per_epoch = math.ceil(size / config.dpo.batch_size)
-    return config.dpo.max_steps or math.ceil(config.dpo.epochs * per_epoch)
-
-
 class DPOJob(Job):
     """One DPO run (arXiv 2305.18290), as the loop runs it."""
 
     def __init__(self, config: DPOConfig, actor: Actor, reference: Reference, data: DPOData, desk: Desk) -> None:
         self.config, self.actor, self.reference, self.data, self.desk = config, actor, reference, data, desk
-        self.total_steps = dpo_steps(config, len(data.train))
+        self.total_steps = steps_of(config.dpo, len(data.train))
         self.trained, self.result, self.tokenizer_path = {"actor": actor}, actor, data.tokenizer_path
         self._sampler = EpochSampler(len(data.train), config.dpo.batch_size, config.run.seed, straddle=False)
 

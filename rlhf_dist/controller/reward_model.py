@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,7 @@ from rlhf_dist.algo.losses import ranking_loss
 from rlhf_dist.cluster.roles import RewardTrainer
 from rlhf_dist.config.schema import RewardConfig
 from rlhf_dist.controller.job import Desk, Job
-from rlhf_dist.data.sampling import EpochSampler
+from rlhf_dist.data.sampling import EpochSampler, steps_of
 from rlhf_dist.types import Comparisons, Demonstrations
 
 
@@ -30,18 +29,12 @@ class RewardData:
     tokenizer_path: str
 
 
-def reward_steps(config: RewardConfig, size: int) -> int:
-    """Optimizer steps of the run, for ``size`` prompts."""
-    per_epoch = math.ceil(size / config.training.batch_size)
-    return config.training.max_steps or math.ceil(config.training.epochs * per_epoch)
-
-
 class RewardJob(Job):
     """One run of reward-model training, as the loop runs it."""
 
     def __init__(self, config: RewardConfig, reward: RewardTrainer, data: RewardData, desk: Desk) -> None:
         self.config, self.reward, self.data, self.desk = config, reward, data, desk
-        self.total_steps = reward_steps(config, len(data.train))
+        self.total_steps = steps_of(config.training, len(data.train))
         self.trained, self.result, self.tokenizer_path = {"reward": reward}, reward, data.tokenizer_path
         self._sampler = EpochSampler(len(data.train), config.training.batch_size, config.run.seed, straddle=False)
         self._bias: float | None = None

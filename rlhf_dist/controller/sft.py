@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from rlhf_dist.cluster.roles import Actor
 from rlhf_dist.config.schema import SFTConfig
 from rlhf_dist.controller.job import Desk, Job
 from rlhf_dist.data.pretraining import TextSampler
-from rlhf_dist.data.sampling import EpochSampler
+from rlhf_dist.data.sampling import EpochSampler, steps_of
 from rlhf_dist.types import Demonstrations
 
 
@@ -29,18 +28,12 @@ class SFTData:
     tokenizer_path: str
 
 
-def sft_steps(config: SFTConfig, size: int) -> int:
-    """Optimizer steps of the run, for ``size`` demonstrations."""
-    per_epoch = math.ceil(size / config.sft.batch_size)
-    return config.sft.max_steps or math.ceil(config.sft.epochs * per_epoch)
-
-
 class SFTJob(Job):
     """One SFT run, as the loop runs it."""
 
     def __init__(self, config: SFTConfig, actor: Actor, data: SFTData, desk: Desk) -> None:
         self.config, self.actor, self.data, self.desk = config, actor, data, desk
-        self.total_steps = sft_steps(config, len(data.train))
+        self.total_steps = steps_of(config.sft, len(data.train))
         self.trained, self.result, self.tokenizer_path = {"actor": actor}, actor, data.tokenizer_path
         self._sampler = EpochSampler(len(data.train), config.sft.batch_size, config.run.seed, straddle=False)
 

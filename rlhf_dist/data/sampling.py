@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rlhf_dist.config.schema import DPOTraining, RewardTraining, SFTTraining
+
 
 @dataclass(frozen=True)
 class EpochSampler:
@@ -53,3 +55,8 @@ class EpochSampler:
         digest = hashlib.sha256(f"{self.seed} {epoch}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
         return torch.randperm(self.size, generator=generator)
+
+
+def steps_of(training: SFTTraining | RewardTraining | DPOTraining, size: int) -> int:
+    """Optimizer steps of supervised training on ``size`` examples: `max_steps`, or what the epochs come to."""
+    return training.max_steps or math.ceil(training.epochs * math.ceil(size / training.batch_size))

@@ -18,21 +18,22 @@ if TYPE_CHECKING:
 def run_dpo(config: DPOConfig) -> None:
     config = resolve_dpo(config)
     validate_dpo(config)
-    run_prepared(config, lambda device: _prepare(config, device))
+    run_prepared(config, _prepare)
 
 
 def _prepare(config: DPOConfig, device: Device) -> Prepared:
     from rlhf_dist.cluster.group import Construction
     from rlhf_dist.cluster.roles import Actor, Reference
-    from rlhf_dist.controller.dpo import DPOData, DPOJob, dpo_steps
+    from rlhf_dist.controller.dpo import DPOData, DPOJob
     from rlhf_dist.controller.view import DPO_COLUMNS
+    from rlhf_dist.data.sampling import steps_of
     from rlhf_dist.data.tokenizer import load_tokenizer
     from rlhf_dist.engine.policy import ActorEngine, ReferenceEngine
     from rlhf_dist.plan.pools import dpo_pools
 
     model = config.actor.model
     train, held_out = comparisons(config.data, load_tokenizer(model.path, model.trust_remote_code))
-    steps = dpo_steps(config, len(train))
+    steps = steps_of(config.dpo, len(train))
 
     def build(workshop: Workshop, desk: Desk) -> Job:
         actor, reference = workshop.group("actor", {}), workshop.group("reference", {})

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def run_ppo(config: PPOConfig) -> None:
     config = resolve_ppo(config)
     validate_ppo(config)
-    run_prepared(config, lambda device: _prepare(config, device))
+    run_prepared(config, _prepare)
 
 
 def _prepare(config: PPOConfig, device: Device) -> Prepared:

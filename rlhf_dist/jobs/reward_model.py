@@ -16,14 +16,15 @@ if TYPE_CHECKING:
 
 def run_reward(config: RewardConfig) -> None:
     validate_reward(config)
-    run_prepared(config, lambda device: _prepare(config, device))
+    run_prepared(config, _prepare)
 
 
 def _prepare(config: RewardConfig, device: Device) -> Prepared:
     from rlhf_dist.cluster.roles import RewardTrainer
-    from rlhf_dist.controller.reward_model import RewardData, RewardJob, reward_steps
+    from rlhf_dist.controller.reward_model import RewardData, RewardJob
     from rlhf_dist.controller.view import REWARD_COLUMNS
     from rlhf_dist.data.demonstrations import load_demonstrations
+    from rlhf_dist.data.sampling import steps_of
     from rlhf_dist.data.tokenizer import load_tokenizer
     from rlhf_dist.engine.scalar import RewardTrainerEngine
     from rlhf_dist.plan.pools import reward_pools
@@ -37,7 +38,7 @@ def _prepare(config: RewardConfig, device: Device) -> Prepared:
             data.demonstrations_path, data.split, tokenizer, data.max_tokens, data.truncate
         )
     rankings = RewardData(train, held_out, demonstrations, model.path)
-    steps = reward_steps(config, len(train))
+    steps = steps_of(config.training, len(train))
 
     def build(workshop: Workshop, desk: Desk) -> Job:
         role = RewardTrainer(build_one(workshop, "reward", RewardTrainerEngine, (config.reward, device, steps)))

@@ -16,14 +16,15 @@ if TYPE_CHECKING:
 
 def run_sft(config: SFTConfig) -> None:
     validate_sft(config)
-    run_prepared(config, lambda device: _prepare(config, device))
+    run_prepared(config, _prepare)
 
 
 def _prepare(config: SFTConfig, device: Device) -> Prepared:
     from rlhf_dist.cluster.roles import Actor
-    from rlhf_dist.controller.sft import SFTData, SFTJob, sft_steps
+    from rlhf_dist.controller.sft import SFTData, SFTJob
     from rlhf_dist.controller.view import SFT_COLUMNS
     from rlhf_dist.data.demonstrations import load_demonstrations
+    from rlhf_dist.data.sampling import steps_of
     from rlhf_dist.data.tokenizer import load_tokenizer
     from rlhf_dist.engine.policy import ActorEngine
     from rlhf_dist.plan.pools import sft_pools
@@ -38,7 +39,7 @@ def _prepare(config: SFTConfig, device: Device) -> Prepared:
         beside = config.sft.batch_size * config.sft.pretrain_share
         pretrain, _ = pretraining_text(config.pretrain, tokenizer, beside, config.run.seed)
     examples = SFTData(train, held_out, pretrain, model.path)
-    steps = sft_steps(config, len(train))
+    steps = steps_of(config.sft, len(train))
 
     def build(workshop: Workshop, desk: Desk) -> Job:
         actor = Actor(build_one(workshop, "actor", ActorEngine, (config.actor, device, 1.0, steps)))

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from rlhf_dist.config.schema import ClusterConfig, RunConfig
+from rlhf_dist.config.schema import ClusterConfig, DPOConfig, PPOConfig, RewardConfig, RunConfig, SFTConfig
 from rlhf_dist.controller.rundir import RunDir
 from rlhf_dist.jobs.memory_advice import memory_advice
 from rlhf_dist.jobs.preflight import preflight
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from rlhf_dist.controller.start import Start
     from rlhf_dist.controller.view import Column
     from rlhf_dist.device import Device
-    from rlhf_dist.plan.job import JobConfig
     from rlhf_dist.plan.pools import Pool
+
+
+C = TypeVar("C", PPOConfig, DPOConfig, SFTConfig, RewardConfig)
 
 
 @dataclass(frozen=True)
@@ -83,12 +85,13 @@ class Prepared:
     build: Callable[[Workshop, Desk], Job]
 
 
-def run_prepared(config: JobConfig, prepare: Callable[[Device], Prepared]) -> None:
+def run_prepared(config: C, prepare: Callable[[C, Device], Prepared]) -> None:
     """Runs a job from its configuration, which was validated, to its report.
 
     Args:
         config: of the job.
-        prepare: reads its data; called once the run's place is owned, and before anything is started.
+        prepare: reads its data, for workers on a device; called once the run's place is owned, before anything is
+            started.
 
     Raises:
         UserError: a mistake in the configuration or the data, or the run's place cannot be had.
@@ -102,7 +105,7 @@ def run_prepared(config: JobConfig, prepare: Callable[[Device], Prepared]) -> No
 
     device = resolve(config.run.device)
     with claim_run(config.run, config) as start:
-        prepared = prepare(device)
+        prepared = prepare(config, device)
         directory = start.directory
         if start.is_over(prepared.steps):
             print(f"{directory.root} is finished: {start.finished} of {prepared.steps} steps; nothing is left to do")

@@ -141,6 +141,8 @@ def test_wherever_a_process_is_killed_the_newest_one_is_whole_and_the_rest_goes(
     def check() -> None:
         newest = seen(checkpoints).newest()
         assert newest is not None and newest.step in (2, 3)
+        for path in checkpoints.folder.iterdir():  # what has a checkpoint's plain name is one
+            assert path.suffix or seen(checkpoints).damage(path) is None
         assert (newest.path / "state.json").read_text().startswith(f"state.json {newest.step}")
         steps.add(newest.step)
         later = seen(checkpoints)

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,6 +49,14 @@ def holder(folder: Path) -> subprocess.Popen[str]:
     process = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "mine\n"
     return process
+
+
+def as_seen_from_another_host(path: Path) -> None:
+    """Changes what a lock says of its owner's host, so that its process does not count."""
+    beat, _, owner = path.read_text().partition("\n")
+    other = path.with_name("other")
+    other.write_text(f"{beat}\n{json.dumps(json.loads(owner) | {'space': 'another boot'})}\n")
+    other.replace(path)
 
 
 def test_it_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -106,6 +115,17 @@ def test_an_owner_on_another_host_counts_as_alive_while_its_file_moves(tmp_path:
     finally:
         over.set()
         thread.join()
+
+
+def test_an_owner_gives_signs_of_life(tmp_path: Path) -> None:
+    process = holder(tmp_path / "run")
+    try:
+        as_seen_from_another_host(tmp_path / "run" / "lock-1")
+        with pytest.raises(UserError, match=f"alive .process {process.pid} on"), lock(tmp_path / "run"):
+            pass
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_a_silent_owner_on_another_host_is_followed_after_a_while_whatever_its_clock_says(tmp_path: Path) -> None:
@@ -170,10 +190,7 @@ def test_a_paused_owner_that_wakes_up_finds_its_lock_taken(tmp_path: Path) -> No
     )
     assert process.stdout is not None and process.stdout.readline() == "mine\n"
     process.send_signal(signal.SIGSTOP)
-    path = tmp_path / "run" / "lock-1"
-    owner = json.loads(path.read_text().partition("\n")[2]) | {"space": "another boot"}  # as seen from another host
-    beat = path.read_text().partition("\n")[0]
-    path.write_text(f"{beat}\n{json.dumps(owner)}\n")
+    as_seen_from_another_host(tmp_path / "run" / "lock-1")
     with lock(tmp_path / "run") as mine:
         process.send_signal(signal.SIGCONT)
         _, errors = process.communicate("go on\n", timeout=60)
@@ -181,27 +198,27 @@ def test_a_paused_owner_that_wakes_up_finds_its_lock_taken(tmp_path: Path) -> No
         mine.check()
 
 
-def _contend(folder: Path, start: float, results: multiprocessing.Queue) -> None:
-    time.sleep(max(start - time.time(), 0))
+def _contend(folder: Path, together: Any, results: multiprocessing.Queue) -> None:
+    together.wait()
     try:
         with lock(folder) as mine:
-            time.sleep(0.5)
-            mine.check()
-            results.put("owner")
+            time.sleep(0.3)
+            results.put("owner" if mine.is_held() else "robbed")
     except UserError:
         results.put("refused")
 
 
 def test_of_many_that_want_the_lock_of_a_dead_owner_at_once_one_gets_it(tmp_path: Path) -> None:
     me = Owner.myself()
-    write_lock(tmp_path / "run", dataclasses.replace(me, started=me.started - 1, token="old"))
     context = multiprocessing.get_context("fork")
-    results = context.Queue()
-    start = time.time() + 0.5
-    takers = [context.Process(target=_contend, args=(tmp_path / "run", start, results)) for _ in range(8)]
-    for taker in takers:
-        taker.start()
-    found = sorted(results.get(timeout=60) for _ in takers)
-    for taker in takers:
-        taker.join()
-    assert found == ["owner"] + ["refused"] * 7
+    for number in range(5):
+        folder = tmp_path / f"run-{number}"
+        write_lock(folder, dataclasses.replace(me, started=me.started - 1, token="old"))
+        results, together = context.Queue(), context.Barrier(8)
+        takers = [context.Process(target=_contend, args=(folder, together, results)) for _ in range(8)]
+        for taker in takers:
+            taker.start()
+        found = sorted(results.get(timeout=60) for _ in takers)
+        for taker in takers:
+            taker.join()
+        assert found == ["owner"] + ["refused"] * 7

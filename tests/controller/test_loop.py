@@ -243,6 +243,8 @@ def test_save_every_n_saves_every_nth_step_and_keeps_so_many(stage: Stage) -> No
 
 def test_a_save_that_fails_on_the_way_warns_and_the_run_goes_on_with_the_older_ones(stage: Stage) -> None:
     def hook(what: str, number: int) -> None:
+        if number == 5:
+            assert not list(stage.run.checkpoints.folder.glob("*.tmp"))  # what was half written takes no room
         stage.failing = "save_checkpoint" if (what, number) == ("step", 4) else None
 
     stage.hook = hook
@@ -251,7 +253,6 @@ def test_a_save_that_fails_on_the_way_warns_and_the_run_goes_on_with_the_older_o
     assert warning.startswith("warning: the checkpoint of step 4 was not written: worker actor-0 failed in save_check")
     assert warning.endswith(f"(the newest one is {stage.run.checkpoints.path(2)})")
     assert stage.saved() == [(2, 2), (5, 105)]
-    assert not list(stage.run.checkpoints.folder.glob("*.tmp"))
 
 
 def test_a_disk_that_takes_no_checkpoint_on_the_way_is_only_warned_of(stage: Stage) -> None:
