@@ -21,6 +21,7 @@ from rlhf_dist.device import Device
 from rlhf_dist.engine import checkpoint
 from rlhf_dist.engine.averaging import WeightAverage
 from rlhf_dist.engine.residency import DeviceMemory
+from rlhf_dist.engine.zero_settings import deepspeed_config, initialize_deepspeed, share_masters
 from rlhf_dist.models.language import PolicyModel, ScalarModel
 from rlhf_dist.models.layout import MicroBatch, balanced_shards, lay_out, micro_batches
 from rlhf_dist.types import Ragged, Residency
@@ -48,40 +49,6 @@ class Part:
     scale: float
 
 
-def initialize_deepspeed(**arguments: Any) -> tuple[Any, ...]:
-    """``deepspeed.initialize``, without the collectives that DeepSpeed would compile first on a CPU.
-
-    Its shared-memory collectives want a C++ compiler on the user's machine and a minute of its time, and a process
-    that is killed while compiling leaves a lock behind on which every later one waits for ever. Gloo does without.
-    """
-    import deepspeed
-    from deepspeed import ops
-
-    ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    return deepspeed.initialize(**arguments)
-
-
-def _deepspeed_config(zero_stage: int, dtype: torch.dtype, grad_clip: float) -> dict[str, Any]:
-    return {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,  # boundaries are set by hand: micro-batches vary in number
-        "steps_per_print": 2**31 - 1,
-        "gradient_clipping": grad_clip,
-        "bf16": {"enabled": dtype == torch.bfloat16},
-        "data_types": {"grad_accum_dtype": "fp32"},
-        "zero_optimization": {
-            # Without ZeRO, DeepSpeed keeps no float32 copy of bfloat16 weights, and small updates are lost; stage 1
-            # does, and is the same training otherwise.
-            "stage": max(zero_stage, 1) if dtype == torch.bfloat16 else zero_stage,
-            "overlap_comm": False,
-            "reduce_bucket_size": 50_000_000,
-            "allgather_bucket_size": 50_000_000,
-            "stage3_param_persistence_threshold": 0,
-        },
-        "zero_force_ds_cpu_optimizer": False,
-    }
-
-
 class ZeroRunner:
     """A model under ZeRO that only runs forward: sharded by stage 3, or whole on every worker.
 
@@ -95,7 +62,7 @@ class ZeroRunner:
         self._settle(model.eval().requires_grad_(False), device, role)
         if role.zero_stage == 3:
             dtype = next(model.parameters()).dtype
-            self.forward_module, *_ = initialize_deepspeed(model=model, config=_deepspeed_config(3, dtype, 0.0))
+            self.forward_module, *_ = initialize_deepspeed(model=model, config=deepspeed_config(3, dtype, 0.0, device))
         else:
             self.forward_module = model.to(self.torch_device)
 
@@ -191,8 +158,9 @@ class ZeroTrainer(ZeroRunner):
             weight_decay=optim.weight_decay,
         )
         self.forward_module, self.optimizer, *_ = initialize_deepspeed(
-            model=model, optimizer=self.adamw, config=_deepspeed_config(role.zero_stage, dtype, optim.grad_clip)
+            model=model, optimizer=self.adamw, config=deepspeed_config(role.zero_stage, dtype, optim.grad_clip, device)
         )
+        share_masters(self.optimizer)
         self.average: WeightAverage | None = None
         if role.ema_decay:
             self.average = WeightAverage(model.pretrained, role.ema_decay, self.forget_gathered)

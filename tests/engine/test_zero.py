@@ -78,6 +78,12 @@ def work(
     batch, plan = policy_batch(), [torch.tensor([0, 1, 2]), torch.tensor([4]), torch.tensor([3, 1, 4, 0, 2])]
     actor, critic = ActorEngine(role, device, 0.8, 10), CriticEngine(role, device, 10)
     reward = RewardTrainerEngine(role, device, 10)
+    if stage == 3 and dtype == "float32":  # weights that are float32 have no second copy as masters
+        sharded = actor.runner.optimizer
+        for flat, master in zip(
+            sharded.fp16_partitioned_groups_flat, sharded.fp32_partitioned_groups_flat, strict=True
+        ):
+            assert flat.data_ptr() == master.data_ptr()
     first = actor.logprobs(batch.sequences)
     mine = actor.runner.my_rows(batch.sequences.lengths).tolist()
     seen = {

@@ -7,7 +7,7 @@ import socket
 import pytest
 import torch
 
-from rlhf_dist.engine.zero import initialize_deepspeed
+from rlhf_dist.engine.zero_settings import initialize_deepspeed
 from rlhf_dist.weights.packing import ParamInfo
 from rlhf_dist.weights.source import ZeroWeightSource, gathered_state_dict
 

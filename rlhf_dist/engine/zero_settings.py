@@ -1,0 +1,80 @@
+"""How DeepSpeed is set up: its configuration, and what it would keep twice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from rlhf_dist.device import Device
+from rlhf_dist.plan.process import zero_bucket, zero_sub_group
+
+
+def initialize_deepspeed(**arguments: Any) -> tuple[Any, ...]:
+    """``deepspeed.initialize``, without the collectives that DeepSpeed would compile first on a CPU.
+
+    Its shared-memory collectives want a C++ compiler on the user's machine and a minute of its time, and a process
+    that is killed while compiling leaves a lock behind on which every later one waits for ever. Gloo does without.
+    """
+    import deepspeed
+    from deepspeed import ops
+
+    ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed.initialize(**arguments)
+
+
+def deepspeed_config(zero_stage: int, dtype: torch.dtype, grad_clip: float, device: Device) -> dict[str, Any]:
+    """DeepSpeed's configuration of a role.
+
+    Args:
+        zero_stage: of the role.
+        dtype: of its weights.
+        grad_clip: largest norm of a gradient; 0: not clipped.
+        device: on which it lives.
+    """
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,  # boundaries are set by hand: micro-batches vary in number
+        "steps_per_print": 2**31 - 1,
+        "gradient_clipping": grad_clip,
+        "bf16": {"enabled": dtype == torch.bfloat16},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "zero_optimization": {
+            # Without ZeRO, DeepSpeed keeps no float32 copy of bfloat16 weights, and small updates are lost; stage 1
+            # does, and is the same training otherwise.
+            "stage": max(zero_stage, 1) if dtype == torch.bfloat16 else zero_stage,
+            "overlap_comm": False,
+            **buckets(device),
+            "stage3_param_persistence_threshold": 0,
+        },
+        "zero_force_ds_cpu_optimizer": False,
+    }
+
+
+def buckets(device: Device) -> dict[str, int]:
+    """How much ZeRO handles at once, in elements.
+
+    On a CPU the latency of a collective is that of memory, and each bucket is a copy of what is in memory already.
+    """
+    size = zero_bucket(device)
+    return {
+        "reduce_bucket_size": size,
+        "allgather_bucket_size": size,
+        "stage3_prefetch_bucket_size": size,
+        "sub_group_size": zero_sub_group(device),
+    }
+
+
+def share_masters(optimizer: Any) -> None:
+    """Lets the float32 masters of weights that are float32 be the weights themselves, under ZeRO stage 3.
+
+    DeepSpeed means to do so, and updates such weights in place, but tells by comparing a device with its name, which
+    are never equal.
+
+    Args:
+        optimizer: what DeepSpeed made of the optimizer; any other than stage 3's stays as it is.
+    """
+    weights = getattr(optimizer, "fp16_partitioned_groups_flat", ())
+    for flat, master in zip(weights, getattr(optimizer, "fp32_partitioned_groups_flat", ()), strict=True):
+        if flat is not None and flat.dtype == master.dtype and flat.device == master.device:
+            master.data = flat.data
