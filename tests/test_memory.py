@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
+from rlhf_dist.device import CPU
 from rlhf_dist.memory import pss_bytes
 
 MIB = 2**20
@@ -58,3 +60,27 @@ def test_a_process_that_is_not_there_is_an_error() -> None:
     process.wait()
     with pytest.raises(psutil.NoSuchProcess):
         pss_bytes(process.pid)
+
+
+# Under the CPU device's allocator settings: frees a block between small ones that stay, so that the heap keeps its end.
+_KEEPER = """
+from rlhf_dist.memory import pss_bytes, release_freed
+import os
+blocks, between = [], []
+for _ in range(200):
+    blocks.append(bytearray(b"x") * (1 << 20))
+    between.append(bytearray(b"x") * 2000)
+full = pss_bytes(os.getpid())
+del blocks
+freed = pss_bytes(os.getpid())
+release_freed()
+print(full, freed, pss_bytes(os.getpid()))
+"""
+
+
+def test_what_a_worker_freed_is_kept_until_its_turn_is_over() -> None:
+    environment = os.environ | CPU.worker_env(1)
+    done = subprocess.run([sys.executable, "-c", _KEEPER], env=environment, capture_output=True, text=True, check=True)
+    full, freed, released = map(int, done.stdout.split())
+    assert full - freed < 50 * MIB  # kept, so that the next step does not have to ask for it page by page
+    assert freed - released > 150 * MIB

@@ -16,6 +16,7 @@ from rlhf_dist.chatter import redirect_process_output
 from rlhf_dist.cluster.prometheus import Gauges, watch_memory
 from rlhf_dist.device import GLOO_INTERFACE, Device
 from rlhf_dist.engine.random_state import mixed_seed
+from rlhf_dist.memory import release_freed
 from rlhf_dist.network import interface_of, listening_store
 
 
@@ -87,10 +88,14 @@ class Worker:
             _join_process_group(device, rendezvous, self.store)
         self.engine = factory(*args)
         device.seed(mixed_seed(seed, self.name))  # and each its own for what it draws in training, as dropout does
+        release_freed()
 
     def call(self, method: str, *args: Any) -> Any:
         """Runs one method of the engine."""
-        return getattr(self.engine, method)(*args)
+        try:
+            return getattr(self.engine, method)(*args)
+        finally:
+            release_freed()  # the next to work is another role, in the same memory
 
 
 def _join_process_group(device: Device, at: Rendezvous, store: Any) -> None:
