@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
+from typing import TypeVar
 
 from omegaconf import MISSING
 
-from rlhf_dist.config.schema import DPOConfig, PPOConfig, RewardRole
+from rlhf_dist.config.schema import DPOConfig, ModelRole, PPOConfig, RewardRole
+from rlhf_dist.device import Device
+
+Role = TypeVar("Role", bound=ModelRole)
 
 NEED_CRITIC = ("gae",)
 WHITENED = ("gae", "reinforce++")  # the others scale, or must not, by themselves
@@ -33,6 +38,16 @@ def shares_reference(config: PPOConfig) -> bool:
 def uses_model(source: RewardRole) -> bool:
     """Whether a reward model scores, as opposed to a function or an endpoint."""
     return source.function is None and source.endpoint is None
+
+
+def unsharded_alone(role: Role, device: Device) -> Role:
+    """The role as it runs: float32 weights of a single worker are not sharded, whatever its `zero_stage`.
+
+    There is nobody to share with, and ZeRO would only add copies: of the weights where it gathers them, of the
+    gradients, of the masters. The training is the same without. (What is bfloat16 needs ZeRO for its float32 masters.)
+    """
+    alone = role.num_workers == 1 and device.dtype(role.model.dtype).itemsize == 4
+    return replace(role, zero_stage=0) if alone else role
 
 
 def resolve_dpo(config: DPOConfig) -> DPOConfig:

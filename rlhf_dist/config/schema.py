@@ -119,7 +119,7 @@ class RolloutConfig(WorkerConfig):
     environment: Optional[str] = None  # "package.module:function" that answers each turn of a response
     max_turns: int = 4  # turns of a response, with an environment
     max_turn_tokens: int = 128  # most tokens of a turn, with an environment
-    memory_gib: float = 1.0  # KV cache of an engine on CPU, GiB
+    memory_gib: float = 1.0  # KV cache of an engine on CPU, GiB; less where the job's sequences cannot fill it
     memory_utilization: float = 0.9  # share of an accelerator's memory an engine may take
     block_size: int = 32  # tokens of a KV-cache block; on CPU a multiple of 32
     enforce_eager: Optional[bool] = None  # null: true on CPU, false on accelerators
@@ -133,7 +133,7 @@ class WeightsConfig:
     transport: str = "auto"  # auto | collective | shared | host: device to device, through memory that the actor's and
     # the engine's process share, or through host memory; auto: shared where both have the same devices, else
     # collective
-    bucket_mb: int = 256  # MiB of one broadcast
+    bucket_mb: int = 64  # MiB of one broadcast
     verify_every: int = 50  # steps between two parity checks; the first transfer is always checked; 0: only the first
     tolerance: Optional[float] = None  # largest mean difference of a sequence's log-probabilities, nats; null: 1e-3
     # in float32, 0.15 in bfloat16

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rlhf_dist.config.resolve import resolve_dpo
+from rlhf_dist.config.resolve import resolve_dpo, unsharded_alone
 from rlhf_dist.config.schema import DPOConfig
 from rlhf_dist.config.validate import validate_dpo
 from rlhf_dist.jobs.datasets import comparisons
@@ -37,7 +37,10 @@ def _prepare(config: DPOConfig, device: Device) -> Prepared:
 
     def build(workshop: Workshop, desk: Desk) -> Job:
         actor, reference = workshop.group("actor", {}), workshop.group("reference", {})
-        actor_args, reference_args = (config.actor, device, 1.0, steps), (config.reference, device, 1.0)
+        actor_args, reference_args = (
+            (unsharded_alone(config.actor, device), device, 1.0, steps),
+            (unsharded_alone(config.reference, device), device, 1.0),
+        )
         workshop.build(
             [
                 Construction(actor, ActorEngine, lambda _: actor_args, collective=True),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from rlhf_dist.config.resolve import resolve_ppo, reward_sources, shares_reference, uses_model
-from rlhf_dist.config.schema import PPOAlgoConfig, PPOConfig, RewardRole
+from rlhf_dist.config.resolve import resolve_ppo, reward_sources, shares_reference, unsharded_alone, uses_model
+from rlhf_dist.config.schema import ModelRole, PPOAlgoConfig, PPOConfig, RewardRole, RolloutConfig
 from rlhf_dist.config.validate import validate_ppo
 from rlhf_dist.errors import UserError
 from rlhf_dist.jobs.datasets import pretraining_text
@@ -130,22 +131,20 @@ def _ppo_roles(config: PPOConfig, workshop: Workshop, stop_tokens: list[int]) ->
     total = config.ppo.steps * steps_per_batch(samples, config.ppo.minibatch_size, config.ppo.epochs)
     making: list[Construction] = []
 
-    def trained(name: str, factory: Any, *args: Any) -> WorkerGroup:
-        group = workshop.group(name, {})
-        making.append(Construction(group, factory, lambda _: args, collective=True))
+    def modelled(name: str, factory: Any, role: ModelRole, *args: Any) -> WorkerGroup:
+        group, first = workshop.group(name, {}), unsharded_alone(role, device)
+        making.append(Construction(group, factory, lambda _: (first, device, *args), collective=True))
         return group
 
     # The engines come first: where devices are shared, vLLM takes its measure of an empty one.
     rollout = workshop.group("rollout", engine_env(device) if config.rollout.backend == "vllm" else {})
     making.append(_rollout_engines(config, rollout, workshop.placement.is_shared("rollout"), stop_tokens))
-    policy = roles.Actor(trained("actor", ActorEngine, config.actor, device, temperature, total))
-    critic = (
-        roles.Critic(trained("critic", CriticEngine, config.critic, device, total)) if config.ppo.use_critic else None
-    )
+    policy = roles.Actor(modelled("actor", ActorEngine, config.actor, temperature, total))
+    critic = roles.Critic(modelled("critic", CriticEngine, config.critic, total)) if config.ppo.use_critic else None
     reference: roles.Reference | roles.AdapterOff = (
         roles.AdapterOff(policy.group)
         if shares_reference(config)
-        else roles.Reference(trained("reference", ReferenceEngine, config.reference, device, temperature))
+        else roles.Reference(modelled("reference", ReferenceEngine, config.reference, temperature))
     )
     rewards = []
     for name, source in reward_sources(config).items():
@@ -166,7 +165,8 @@ def _scorers(config: PPOConfig, source: RewardRole, group: WorkerGroup) -> Const
     from rlhf_dist.engine.text_reward import TextReward
 
     if uses_model(source):
-        return Construction(group, RewardEngine, lambda _: (source, group.device), collective=True)
+        arguments = (unsharded_alone(source, group.device), group.device)
+        return Construction(group, RewardEngine, lambda _: arguments, collective=True)
     scorer, model = partial(_text_scorer, source, _token(source)), config.actor.model
     return Construction(
         group,
@@ -191,6 +191,20 @@ def _text_scorer(source: RewardRole, token: str | None) -> TextScorer:
     return HTTPScorer(source.endpoint, source.endpoint_timeout_s, source.endpoint_retries, token)
 
 
+def _with_reachable_cache(config: PPOConfig, device: Device) -> RolloutConfig:
+    """The section `rollout`, whose cache on a CPU is no larger than the job's sequences can fill."""
+    from rlhf_dist.plan.facts import cache_elements
+    from rlhf_dist.plan.reach import reach_of
+
+    rollout, model = config.rollout, config.actor.model
+    if device.is_accelerator or rollout.backend != "vllm":
+        return rollout
+    per_token = cache_elements(model.path, model.trust_remote_code) * device.dtype(rollout.dtype).itemsize
+    return replace(
+        rollout, memory_gib=min(rollout.memory_gib, reach_of(config).cache_bytes(rollout, per_token) / 2**30)
+    )
+
+
 def _rollout_engines(config: PPOConfig, group: WorkerGroup, shared: bool, stop_tokens: list[int]) -> Construction:
     from rlhf_dist.cluster.group import Construction
 
@@ -205,5 +219,5 @@ def _rollout_engines(config: PPOConfig, group: WorkerGroup, shared: bool, stop_t
             factory = HFEngine
         case other:
             raise UserError(f"rollout.backend={other!r}: expected vllm or hf")
-    arguments = (config.actor.model, config.rollout, group.device, stop_tokens)
+    arguments = (config.actor.model, _with_reachable_cache(config, group.device), group.device, stop_tokens)
     return Construction(group, factory, lambda _: arguments, collective=False)

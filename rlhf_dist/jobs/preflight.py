@@ -54,11 +54,13 @@ def preflight(config: JobConfig, device: Device) -> None:
 
 def _all_small(config: JobConfig, device: Device, memory: int) -> bool:
     from rlhf_dist.plan.job import job_pools, model_sections
+    from rlhf_dist.plan.process import DRIVER_BYTES, ENGINE_BYTES, RAY_BYTES
 
-    workers = max(role.workers for pool in job_pools(config, device) for role in pool.roles)
+    workers = [role.workers for pool in job_pools(config, device) for role in pool.roles]
     paths = [role.model.path for _, role in model_sections(config).values() if is_given(role.model.path)]
     sizes = [_file_bytes(path) for path in paths]
-    return None not in sizes and sum(size or 0 for size in sizes) * _MOST_OF_FILE * workers < memory
+    libraries = 0 if device.is_accelerator else DRIVER_BYTES + RAY_BYTES + ENGINE_BYTES * sum(workers)
+    return None not in sizes and sum(size or 0 for size in sizes) * _MOST_OF_FILE * max(workers) + libraries < memory
 
 
 def _file_bytes(path: str) -> int | None:

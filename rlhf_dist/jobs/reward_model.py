@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rlhf_dist.config.resolve import unsharded_alone
 from rlhf_dist.config.schema import RewardConfig
 from rlhf_dist.config.validate import validate_reward
 from rlhf_dist.jobs.datasets import comparisons
@@ -41,7 +42,8 @@ def _prepare(config: RewardConfig, device: Device) -> Prepared:
     steps = steps_of(config.training, len(train))
 
     def build(workshop: Workshop, desk: Desk) -> Job:
-        role = RewardTrainer(build_one(workshop, "reward", RewardTrainerEngine, (config.reward, device, steps)))
+        arguments = (unsharded_alone(config.reward, device), device, steps)
+        role = RewardTrainer(build_one(workshop, "reward", RewardTrainerEngine, arguments))
         return RewardJob(config, role, rankings, desk)
 
     return Prepared("reward model", REWARD_COLUMNS, steps, reward_pools(config, device), build)

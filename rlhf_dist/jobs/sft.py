@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rlhf_dist.config.resolve import unsharded_alone
 from rlhf_dist.config.schema import SFTConfig
 from rlhf_dist.config.validate import validate_sft
 from rlhf_dist.jobs.datasets import pretraining_text, with_held_out
@@ -42,7 +43,8 @@ def _prepare(config: SFTConfig, device: Device) -> Prepared:
     steps = steps_of(config.sft, len(train))
 
     def build(workshop: Workshop, desk: Desk) -> Job:
-        actor = Actor(build_one(workshop, "actor", ActorEngine, (config.actor, device, 1.0, steps)))
+        arguments = (unsharded_alone(config.actor, device), device, 1.0, steps)
+        actor = Actor(build_one(workshop, "actor", ActorEngine, arguments))
         return SFTJob(config, actor, examples, desk)
 
     return Prepared("SFT", SFT_COLUMNS, steps, sft_pools(config, device), build)

@@ -35,7 +35,7 @@ class _TokenLogprobs(torch.autograd.Function):
             normalizer = torch.logsumexp(logits, dim=-1)
             logprobs[rows] = logits.gather(1, targets[rows, None]).squeeze(1) - normalizer
             logits -= normalizer[:, None]
-            entropy[rows] = -(logits.exp() * logits.clamp(min=-1e4)).sum(-1)
+            entropy[rows] = -logits.exp().mul_(logits.clamp_(min=-1e4)).sum(-1)  # in place: a chunk is large
         ctx.save_for_backward(hidden, weight, bias, targets)
         ctx.temperature = temperature
         ctx.mark_non_differentiable(entropy)

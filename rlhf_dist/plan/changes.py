@@ -8,8 +8,9 @@ from typing import Any
 
 from rlhf_dist.config.schema import ModelRole, RolloutConfig, TrainedRole
 from rlhf_dist.device import Device
-from rlhf_dist.plan.job import JobConfig, RoleModel, job_models, job_pools, longest_sequence
+from rlhf_dist.plan.job import JobConfig, RoleModel, job_models, job_pools
 from rlhf_dist.plan.loads import Hardware, PoolLoad, footprints_of, loads_of
+from rlhf_dist.plan.reach import reach_of
 
 
 def smallest_change(
@@ -17,12 +18,15 @@ def smallest_change(
 ) -> str | None:
     """The first of the changes, the gentlest first, after which this pool fits."""
     names = [load.why] if load.why in models else [role.role for role in load.pool.roles if role.role in models]
-    for changes in (change for name in names for change in _changes(models[name], longest_sequence(config))):
+    for changes in (change for name in names for change in _changes(models[name], reach_of(config).longest)):
         changed = copy.deepcopy(config)
         for key, value in changes.items():
             set_key(changed, key, value)
         again = loads_of(
-            job_pools(changed, device), footprints_of(changed, job_models(changed, device), hardware), device, changed
+            job_pools(changed, device),
+            footprints_of(changed, job_models(changed, device), device, hardware),
+            device,
+            changed,
         )
         limit = hardware.memory_bytes or 0
         room = max(hardware.devices, sum(pool.devices for pool in job_pools(config, device)))

@@ -68,7 +68,7 @@ def make_plan(config: JobConfig, device: Device, hardware: Hardware, fixes: bool
         UserError: a model's config.json cannot be had.
     """
     pools, models = job_pools(config, device), job_models(config, device)
-    footprints = footprints_of(config, models, hardware)
+    footprints = footprints_of(config, models, device, hardware)
     loads = loads_of(pools, footprints, device, config)
     batches = ppo_batches(config) if isinstance(config, PPOConfig) else None
     concurrent = transfer = None

@@ -26,6 +26,8 @@ class ModelFacts:
         parameters: all of them.
         learning: those that an optimizer moves: all, or an adapter's.
         largest: parameters of the largest piece that ZeRO-3 gathers at once: a layer, or the embedding.
+        largest_parameter: elements of the largest parameter.
+        tied: elements of a head that is tied to the embedding; 0 where it has its own weights, or there is none.
         layers: of the backbone.
         hidden: its width.
         vocabulary: tokens.
@@ -41,6 +43,8 @@ class ModelFacts:
     parameters: int
     learning: int
     largest: int
+    largest_parameter: int
+    tied: int
     layers: int
     hidden: int
     vocabulary: int
@@ -85,23 +89,40 @@ def _facts(model: tuple[str, bool], dtype: torch.dtype, kind: str, rank: int, ta
         add_adapter(built, LoraSettings(rank=rank, targets=targets), head="score" if kind == "scalar" else None)
     sizes = [parameter.numel() for parameter in built.parameters()]
     text = config.get_text_config()
-    heads = text.num_attention_heads
-    kv_heads = getattr(text, "num_key_value_heads", None) or heads
-    head_size = getattr(text, "head_dim", None) or text.hidden_size // heads
     return ModelFacts(
         parameters=sum(sizes),
         learning=sum(parameter.numel() for parameter in built.parameters() if parameter.requires_grad),
         largest=_largest_piece(built),
+        largest_parameter=max(sizes),
+        tied=_tied_elements(built),
         layers=text.num_hidden_layers,
         hidden=text.hidden_size,
         vocabulary=text.vocab_size,
-        kv_per_token=2 * text.num_hidden_layers * kv_heads * head_size,
-        heads=heads,
-        kv_heads=kv_heads,
+        kv_per_token=_kv_per_token(text),
+        heads=text.num_attention_heads,
+        kv_heads=_kv_heads(text),
         kept_per_token=kept / _PROBE_TOKENS,
         kept_checkpointed=checkpointed / _PROBE_TOKENS,
         itemsize=dtype.itemsize,
     )
+
+
+def cache_elements(path: str, trust_remote_code: bool) -> int:
+    """Elements of keys and values that one token adds to a model's cache, read from its config.json alone.
+
+    Raises:
+        UserError: it is not here, and no hub gives it.
+    """
+    return _kv_per_token(_architecture(path, trust_remote_code).get_text_config())
+
+
+def _kv_heads(text: Any) -> int:
+    return getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+
+
+def _kv_per_token(text: Any) -> int:
+    head_size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return 2 * text.num_hidden_layers * _kv_heads(text) * head_size
 
 
 def _architecture(path: str, trust_remote_code: bool) -> Any:
@@ -151,6 +172,11 @@ def _kept_bytes(model: Any, dtype: torch.dtype) -> int:
     del output
     gc.collect()
     return total
+
+
+def _tied_elements(model: Any) -> int:
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    return embedding.weight.numel() if head is not None and head.weight is embedding.weight else 0
 
 
 def _largest_piece(model: nn.Module) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from rlhf_dist.config.files import read_recipe
 from rlhf_dist.config.load import load_config
-from rlhf_dist.config.resolve import resolve_dpo, resolve_ppo, reward_sources, uses_model
+from rlhf_dist.config.resolve import resolve_dpo, resolve_ppo, reward_sources, unsharded_alone, uses_model
 from rlhf_dist.config.schema import (
     DPOConfig,
     FrozenRole,
@@ -26,6 +26,7 @@ from rlhf_dist.errors import UserError
 from rlhf_dist.plan.facts import ModelFacts, policy_facts, scalar_facts
 from rlhf_dist.plan.memory import Footprint, engine_footprint, frozen_footprint, trained_footprint
 from rlhf_dist.plan.pools import Pool, dpo_pools, ppo_pools, reward_pools, reward_role, sft_pools
+from rlhf_dist.plan.reach import Reach
 
 JobConfig = PPOConfig | DPOConfig | SFTConfig | RewardConfig
 # The section that only one kind of job has.
@@ -49,19 +50,21 @@ class RoleModel:
     config: ModelRole | RolloutConfig
     facts: ModelFacts
 
-    def footprint(self, longest: int, device_bytes: int | None) -> Footprint:
+    def footprint(self, reach: Reach, device: Device, device_bytes: int | None, bucket_bytes: int = 0) -> Footprint:
         """Bytes of one worker, or of one process of an engine.
 
         Args:
-            longest: tokens of the longest sequence.
+            reach: the job's largest batches.
+            device: of the run.
             device_bytes: of an accelerator; None on a CPU.
+            bucket_bytes: in which weights go to engines.
         """
         if isinstance(self.config, RolloutConfig):
-            return engine_footprint(self.facts, self.config, device_bytes)
+            return engine_footprint(self.facts, self.config, reach, device, device_bytes, bucket_bytes)
         if isinstance(self.config, TrainedRole):
-            return trained_footprint(self.facts, self.config, longest)
+            return trained_footprint(self.facts, self.config, reach, device)
         assert isinstance(self.config, FrozenRole)
-        return frozen_footprint(self.facts, self.config, longest)
+        return frozen_footprint(self.facts, self.config, reach, device)
 
 
 def load_job(argv: Sequence[str], recipe: Path) -> JobConfig:
@@ -101,13 +104,6 @@ def job_pools(config: JobConfig, device: Device) -> list[Pool]:
     return sft_pools(config, device) if isinstance(config, SFTConfig) else reward_pools(config, device)
 
 
-def longest_sequence(config: JobConfig) -> int:
-    """Tokens of a sequence at most."""
-    if isinstance(config, PPOConfig):
-        return config.rollout.max_prompt_tokens + config.rollout.max_response_tokens
-    return config.data.max_tokens
-
-
 def model_sections(config: JobConfig) -> dict[str, tuple[str, ModelRole]]:
     """The roles that may hold a model, engines left out: the dotted name of each one's section, and the section."""
     sections: dict[str, tuple[str, ModelRole]] = {}
@@ -145,6 +141,7 @@ def job_models(config: JobConfig, device: Device) -> dict[str, RoleModel]:
 
 
 def _role_model(name: str, section: str, role: ModelRole, device: Device) -> RoleModel:
+    role = unsharded_alone(role, device)
     lora = role.lora if isinstance(role, TrainedRole) else None
     read = scalar_facts if name.partition("-")[0] in _SCALAR_ROLES else policy_facts
     return RoleModel(name, section, role, read(role.model, device.dtype(role.model.dtype), lora))

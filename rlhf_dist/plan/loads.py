@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 from rlhf_dist.config.schema import PPOConfig
 from rlhf_dist.device import Device
-from rlhf_dist.plan.job import JobConfig, RoleModel, longest_sequence
+from rlhf_dist.plan.job import JobConfig, RoleModel
 from rlhf_dist.plan.memory import Footprint
 from rlhf_dist.plan.pools import Pool
+from rlhf_dist.plan.process import DRIVER_BYTES, RAY_BYTES, TEXT_REWARD_BYTES
+from rlhf_dist.plan.reach import reach_of
 
 GIB = 2**30
-# Memory of a process before it has a model: the device's context and libraries, or Python's and torch's own.
+# Memory of an accelerator that a process takes before it has a model: the device's context and libraries.
 CONTEXT_BYTES = int(0.7 * GIB)
 
 
@@ -46,10 +48,14 @@ class PoolLoad:
     certain: int  # bytes of it that are no estimate
 
 
-def footprints_of(config: JobConfig, models: dict[str, RoleModel], hardware: Hardware) -> dict[str, Footprint]:
+def footprints_of(
+    config: JobConfig, models: dict[str, RoleModel], device: Device, hardware: Hardware
+) -> dict[str, Footprint]:
     """The bytes of a worker of each role with a model."""
     device_bytes = hardware.memory_bytes if hardware.devices_per_node else None
-    return {name: model.footprint(longest_sequence(config), device_bytes) for name, model in models.items()}
+    bucket = config.weights.bucket_mb * 2**20 if isinstance(config, PPOConfig) else 0
+    reach = reach_of(config)
+    return {name: model.footprint(reach, device, device_bytes, bucket) for name, model in models.items()}
 
 
 def loads_of(
@@ -75,13 +81,13 @@ def loads_of(
 
 
 def _node_load(pools: Sequence[Pool], footprints: dict[str, Footprint]) -> PoolLoad:
-    """On a CPU all roles share a node's memory; of their activations only one's are there at a time."""
+    """On a CPU all roles share a node's memory, and take turns: only one is above what it has at rest at a time."""
     roles = [role for pool in pools for role in pool.roles]
-    total, highest = CONTEXT_BYTES * sum(role.workers for role in roles), 0
+    total, highest, certain = DRIVER_BYTES + RAY_BYTES, 0, 0
     for role in roles:
-        if role.role in footprints:
-            needs = footprints[role.role]
-            total += (needs.total - needs.activations) * role.workers
-            highest = max(highest, needs.activations * role.workers)
-    certain = sum(footprints[role.role].certain * role.workers for role in roles if role.role in footprints)
+        processes = role.workers * role.processes
+        needs = footprints.get(role.role, Footprint(weights=0, process=TEXT_REWARD_BYTES))
+        total += needs.resting * processes
+        certain += (needs.process + needs.certain) * processes
+        highest = max(highest, (needs.total - needs.resting) * processes)
     return PoolLoad(Pool(tuple(roles)), total + highest, "all roles together", certain)

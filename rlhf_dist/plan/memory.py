@@ -1,8 +1,8 @@
 """Bytes that each worker of a role takes on its device. benchmarks/memory.py holds the prediction against the truth.
 
 The formulas of weights, gradients and optimizer states are those of ZeRO (Rajbhandari et al., arXiv 1910.02054,
-section 5) as DeepSpeed keeps them under the settings of `rlhf_dist.engine.zero`: AdamW with two float32 moments,
-float32 gradients, float32 masters wherever the weights are sharded or bfloat16.
+section 5) as DeepSpeed keeps them under the settings of `rlhf_dist.engine.zero_settings`: AdamW with two float32
+moments, float32 gradients, float32 masters of what is bfloat16 or sharded by stage 1 or 2.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ from dataclasses import dataclass
 from math import ceil
 
 from rlhf_dist.config.schema import FrozenRole, ModelRole, RolloutConfig, TrainedRole
+from rlhf_dist.device import Device
 from rlhf_dist.models.heads import CHUNK_ROWS
 from rlhf_dist.plan.facts import ModelFacts
+from rlhf_dist.plan.process import ENGINE_BYTES, FRAGMENTATION, TRAINER_BYTES, ZERO_BYTES, zero_bucket, zero_sub_group
+from rlhf_dist.plan.reach import Reach
 
-REDUCE_BUCKET = 50_000_000  # elements, of rlhf_dist.engine.zero
-PREFETCH = 50_000_000  # elements that ZeRO-3 gathers ahead, DeepSpeed's default
 _FLOAT32 = 4
 _MOMENTS = 2
 # Live tensors of a layer at the same time, as multiples of its widest one: the inputs and outputs of a product.
 _TRANSIENTS = 3
+_LIVE_PARAMETERS = 1_000_000_000  # that ZeRO-3 keeps gathered from forward to backward, DeepSpeed's default
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,14 @@ class Footprint:
         weights: as the worker holds them: its shards, where they are sharded.
         gradients: at the end of a backward pass.
         optimizer: moments, and float32 masters where there are some.
-        buffers: of ZeRO: the bucket in which gradients are reduced, gathered layers.
+        buffers: of ZeRO: the bucket in which gradients are reduced, gathered layers; of AdamW what it needs beside
+            activations; of an engine, what a transfer of weights passes through.
         activations: of the largest micro-batch, the head's logits included.
         cache: of keys and values.
+        process: on a CPU, of the process before it has a model.
+        loading: what the process has at most while it loads the model.
+        freed: of the gradients, what is freed between two steps.
+        fragmentation: on a CPU, what the allocator holds between blocks while a role works.
     """
 
     weights: int
@@ -41,6 +48,10 @@ class Footprint:
     buffers: int = 0
     activations: int = 0
     cache: int = 0
+    process: int = 0
+    loading: int = 0
+    freed: int = 0
+    fragmentation: int = 0
 
     @property
     def state(self) -> int:
@@ -48,9 +59,15 @@ class Footprint:
         return self.weights + self.gradients + self.optimizer
 
     @property
+    def resting(self) -> int:
+        """What the process keeps while other roles are at work."""
+        return self.process + self.state - self.freed + self.cache
+
+    @property
     def total(self) -> int:
         """All of it, at its highest."""
-        return self.state + self.buffers + self.activations + self.cache
+        working = self.freed + self.buffers + self.activations + self.fragmentation
+        return max(self.resting + working, self.process + self.loading)
 
     @property
     def certain(self) -> int:
@@ -58,18 +75,18 @@ class Footprint:
         return self.state
 
 
-def trained_footprint(facts: ModelFacts, role: TrainedRole, longest: int) -> Footprint:
+def trained_footprint(facts: ModelFacts, role: TrainedRole, reach: Reach, device: Device) -> Footprint:
     """A worker of a role that learns.
 
     Args:
         facts: of its model.
         role: its section.
-        longest: tokens of the longest sequence: a micro-batch holds at least one.
+        reach: the job's largest batches.
+        device: of the run.
     """
     workers, stage, half = role.num_workers, role.zero_stage, facts.itemsize < _FLOAT32
     plain = stage == 0 and not half  # DeepSpeed's ZeRO is not in play: no masters, nothing is sharded
-    shards = 1 if plain else workers
-    learning = ceil(facts.learning / shards)
+    learning = ceil(facts.learning / (1 if plain else workers))
     weights = facts.parameters * facts.itemsize // (workers if stage == 3 else 1)
     if plain:
         gradients = facts.learning * _FLOAT32
@@ -77,45 +94,86 @@ def trained_footprint(facts: ModelFacts, role: TrainedRole, longest: int) -> Foo
         gradients = facts.learning * (facts.itemsize + _FLOAT32)  # in bfloat16, and accumulated in float32
     else:
         gradients = learning * _FLOAT32
-    masters = 0 if plain else learning * _FLOAT32
+    masters = 0 if plain or (stage == 3 and not half) else learning * _FLOAT32
+    average = facts.learning * _FLOAT32 // (workers if stage == 3 else 1) if role.ema_decay else 0
+    activations = _training_activations(facts, role, reach)
+    backward = activations + _zero_buffers(facts, role, device, training=True)
+    buffers = max(backward, _step_bytes(facts, role, device, learning)) - activations
     return Footprint(
         weights=weights,
         gradients=gradients,
         optimizer=learning * _MOMENTS * _FLOAT32 + masters,
-        buffers=_zero_buffers(facts, role, training=True),
-        activations=_training_activations(facts, role, longest),
+        buffers=max(buffers, 0) + (0 if device.is_accelerator else average),
+        activations=activations,
+        process=_process_bytes(facts, role, device),
+        loading=_loading_bytes(facts, role),
+        freed=0 if stage == 3 else gradients,
+        fragmentation=_fragmentation(device, buffers + activations),
     )
 
 
-def frozen_footprint(facts: ModelFacts, role: FrozenRole, longest: int) -> Footprint:
+def frozen_footprint(facts: ModelFacts, role: FrozenRole, reach: Reach, device: Device) -> Footprint:
     """A worker of a role that only runs forward."""
     weights = facts.parameters * facts.itemsize // (role.num_workers if role.zero_stage == 3 else 1)
-    tokens = _micro_batch_tokens(role, longest)
+    tokens = reach.tokens(role, reach.scored)
+    buffers = _zero_buffers(facts, role, device, training=False)
+    activations = tokens * _layer_bytes(facts) + _head_bytes(facts, reach, tokens)
     return Footprint(
         weights=weights,
-        buffers=_zero_buffers(facts, role, training=False),
-        activations=tokens * _layer_bytes(facts) + _head_bytes(facts),
+        buffers=buffers,
+        activations=activations,
+        process=_process_bytes(facts, role, device),
+        loading=_loading_bytes(facts, role),
+        fragmentation=_fragmentation(device, buffers + activations),
     )
 
 
-def engine_footprint(facts: ModelFacts, rollout: RolloutConfig, device_bytes: int | None) -> Footprint:
+def engine_footprint(
+    facts: ModelFacts,
+    rollout: RolloutConfig,
+    reach: Reach,
+    device: Device,
+    device_bytes: int | None,
+    bucket_bytes: int = 0,
+) -> Footprint:
     """A process of a rollout engine. What of the device is not weights becomes cache, up to `memory_utilization`.
 
     Args:
         facts: of its model in the engine's dtype.
         rollout: the section.
+        reach: the job's largest batches.
+        device: of the run.
         device_bytes: of an accelerator; None on a CPU, where the cache has its own key.
+        bucket_bytes: in which weights come.
     """
     weights = facts.parameters * facts.itemsize // rollout.tensor_parallel
     rows, longest = min(rollout.max_batch, 256), rollout.max_prompt_tokens + rollout.max_response_tokens
     activations = rows * facts.vocabulary * _FLOAT32 + rollout.max_prompt_tokens * _layer_bytes(facts)
+    process = buffers = 0
     if rollout.backend == "hf":  # which takes what its batch needs
         cache = rollout.max_batch * longest * cache_bytes_per_token(facts, 1)
     elif device_bytes is None:
-        cache = int(rollout.memory_gib * 2**30)
+        rows = min(rows, reach.generated)
+        activations = rows * facts.vocabulary * _FLOAT32 + rollout.max_prompt_tokens * rows * _layer_bytes(facts)
+        cache = min(int(rollout.memory_gib * 2**30), reach.cache_bytes(rollout, cache_bytes_per_token(facts, 1)))
     else:
         cache = max(int(device_bytes * rollout.memory_utilization) - weights - activations, 0)
-    return Footprint(weights=weights, activations=activations, cache=cache)
+    if not device.is_accelerator:
+        process = ENGINE_BYTES if rollout.backend == "vllm" else TRAINER_BYTES
+        # vLLM packs the weights of linear layers, and of a tied head too, whose embedding stays as it is.
+        weights += facts.tied * facts.itemsize // rollout.tensor_parallel
+        # While weights come: the bucket and the next one, the layer that is loaded from it, and its packed copy.
+        bucket = min(max(bucket_bytes, facts.largest_parameter * facts.itemsize), facts.parameters * facts.itemsize)
+        buffers = 2 * bucket + 2 * facts.largest_parameter * facts.itemsize
+    return Footprint(
+        weights=weights,
+        buffers=buffers,
+        activations=activations,
+        cache=cache,
+        process=process,
+        loading=weights + facts.largest * facts.itemsize,
+        fragmentation=_fragmentation(device, buffers + activations),
+    )
 
 
 def cache_bytes_per_token(facts: ModelFacts, tensor_parallel: int) -> int:
@@ -133,29 +191,56 @@ def concurrent_sequences(facts: ModelFacts, rollout: RolloutConfig, cache: int) 
     return min(cache // max(cache_bytes_per_token(facts, rollout.tensor_parallel) * blocks, 1), rollout.max_batch)
 
 
-def _zero_buffers(facts: ModelFacts, role: ModelRole, training: bool) -> int:
+def _loading_bytes(facts: ModelFacts, role: ModelRole) -> int:
+    """Stage 3 shards one parameter after the other while it loads."""
     if role.zero_stage == 3:
-        gathered = min(facts.parameters, 2 * facts.largest + PREFETCH)
-        return (gathered + (REDUCE_BUCKET if training else 0)) * facts.itemsize
+        return facts.parameters * facts.itemsize // role.num_workers + facts.largest_parameter * facts.itemsize
+    return facts.parameters * facts.itemsize
+
+
+def _step_bytes(facts: ModelFacts, role: TrainedRole, device: Device, learning: int) -> int:
+    """What AdamW needs while it updates, beside what stays: a copy of the gradients where ZeRO flattens them."""
+    if role.zero_stage == 0 and facts.itemsize == _FLOAT32:
+        return 0
+    if role.zero_stage == 3:  # by sub-groups, each of which ends with the parameter that fills it
+        learning = min(learning, zero_sub_group(device) + facts.largest_parameter // role.num_workers)
+    return learning * _FLOAT32
+
+
+def _process_bytes(facts: ModelFacts, role: ModelRole, device: Device) -> int:
+    if device.is_accelerator:
+        return 0
+    plain = role.zero_stage == 0 and facts.itemsize == _FLOAT32
+    return TRAINER_BYTES if plain else TRAINER_BYTES + ZERO_BYTES
+
+
+def _fragmentation(device: Device, working: int) -> int:
+    """On an accelerator what is left of it has to do."""
+    return 0 if device.is_accelerator else int(working * FRAGMENTATION)
+
+
+def _zero_buffers(facts: ModelFacts, role: ModelRole, device: Device, training: bool) -> int:
+    bucket = zero_bucket(device)
+    if role.zero_stage == 3:
+        gathered = min(facts.parameters, max(_LIVE_PARAMETERS, 2 * facts.largest))
+        # Copies of a parameter while it is gathered, and of its gradient while gloo reduces it.
+        copies = 0 if device.is_accelerator else facts.largest_parameter * (2 if training else 1)
+        return (gathered + copies + (bucket if training else 0)) * facts.itemsize
     if not training or (role.zero_stage == 0 and facts.itemsize == _FLOAT32) or role.num_workers == 1:
         return 0
-    return min(facts.learning, REDUCE_BUCKET) * facts.itemsize
+    return min(facts.learning, bucket) * facts.itemsize
 
 
-def _training_activations(facts: ModelFacts, role: TrainedRole, longest: int) -> int:
-    tokens = _micro_batch_tokens(role, longest)
+def _training_activations(facts: ModelFacts, role: TrainedRole, reach: Reach) -> int:
+    learned, scored = reach.tokens(role, reach.learned), reach.tokens(role, reach.scored)
     if role.model.gradient_checkpointing:
         one_layer = facts.kept_per_token / max(facts.layers, 1)
         kept = facts.kept_checkpointed + one_layer
     else:
         kept = facts.kept_per_token
-    return int(tokens * (kept + _layer_bytes(facts))) + _head_bytes(facts) + facts.vocabulary * facts.hidden * _FLOAT32
-
-
-def _micro_batch_tokens(role: ModelRole, longest: int) -> int:
-    """Tokens of the largest micro-batch, if all sequences are of full length."""
-    tokens = max(role.micro_batch_tokens, longest)
-    return min(tokens, role.micro_batch_sequences * longest) if role.micro_batch_sequences else tokens
+    embeddings = facts.vocabulary * facts.hidden * _FLOAT32  # the gradient of the head's weight
+    learning = int(learned * (kept + _layer_bytes(facts))) + _head_bytes(facts, reach, learned) + embeddings
+    return max(learning, scored * _layer_bytes(facts) + _head_bytes(facts, reach, scored))
 
 
 def _layer_bytes(facts: ModelFacts) -> int:
@@ -163,6 +248,7 @@ def _layer_bytes(facts: ModelFacts) -> int:
     return int(_TRANSIENTS * facts.kept_per_token / max(facts.layers, 1) / 4)
 
 
-def _head_bytes(facts: ModelFacts) -> int:
-    """The logits of a chunk of rows, in float32, and two like it (see rlhf_dist.models.heads)."""
-    return 3 * CHUNK_ROWS * facts.vocabulary * _FLOAT32
+def _head_bytes(facts: ModelFacts, reach: Reach, tokens: int) -> int:
+    """The logits of a chunk of rows, in float32, and one like it (see rlhf_dist.models.heads)."""
+    rows = min(CHUNK_ROWS, ceil(tokens * reach.predicted / reach.longest))
+    return 2 * rows * facts.vocabulary * _FLOAT32

@@ -53,20 +53,21 @@ def show_suggestions(suggestions: Sequence[Suggestion], speeds: Speeds, console:
 
 def _roles(plan: Plan) -> Table:
     table = _table("GiB of one worker on its device")
-    for name in ("role", "n", "model", "weights", "grads", "optim", "buffers", "activ", "cache", "total"):
+    for name in ("role", "n", "model", "weights", "grads", "optim", "buffers", "activ", "cache", "process", "total"):
         table.add_column(name, justify="left" if name == "role" else "right", no_wrap=True)
     for role in (role for pool in plan.pools for role in pool.roles):
         needs, model = plan.footprints.get(role.role), plan.models.get(role.role)
         if needs is None or model is None:
-            table.add_row(role.role, _count(role), *["-"] * 8)
+            table.add_row(role.role, _count(role), *["-"] * 9)
             continue
         parts = (
             needs.weights,
             needs.gradients,
             needs.optimizer,
-            needs.buffers,
+            needs.buffers + needs.fragmentation,
             needs.activations,
             needs.cache,
+            needs.process,
             needs.total,
         )
         size = (

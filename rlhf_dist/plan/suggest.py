@@ -14,8 +14,9 @@ from rlhf_dist.errors import UserError
 from rlhf_dist.plan.changes import set_key
 from rlhf_dist.plan.check import Plan, make_plan
 from rlhf_dist.plan.cost import Speeds, step_seconds
-from rlhf_dist.plan.job import job_models, longest_sequence
+from rlhf_dist.plan.job import job_models
 from rlhf_dist.plan.loads import Hardware
+from rlhf_dist.plan.reach import reach_of
 
 # Placements with the groups of roles whose numbers of devices are chosen together.
 _PLACEMENTS = {
@@ -114,7 +115,7 @@ def _lowest_stage(config: PPOConfig, device: Device, hardware: Hardware, role: s
         set_key(config, f"{role}.zero_stage", stage)
         if role not in models:
             break
-        needs = models[role].footprint(longest_sequence(config), hardware.memory_bytes)
+        needs = models[role].footprint(reach_of(config), device, hardware.memory_bytes)
         if hardware.memory_bytes is None or needs.total < 0.95 * hardware.memory_bytes:
             break
     return stage

@@ -18,6 +18,7 @@ from rlhf_dist.plan.facts import policy_facts, scalar_facts
 from rlhf_dist.plan.job import load_job
 from rlhf_dist.plan.loads import GIB, Hardware
 from rlhf_dist.plan.memory import concurrent_sequences, trained_footprint
+from rlhf_dist.plan.reach import Reach
 from rlhf_dist.plan.suggest import suggest_plans
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -93,7 +94,8 @@ def test_zero_divides_what_it_says_it_divides(llama_8b: str) -> None:
     whole = 8_030_261_248
 
     def of(stage: int, workers: int) -> tuple[int, int, int]:
-        made = trained_footprint(facts, TrainedRole(zero_stage=stage, num_workers=workers), 2048)
+        role = TrainedRole(zero_stage=stage, num_workers=workers)
+        made = trained_footprint(facts, role, Reach(2048), CUDA)
         return made.weights, made.gradients, made.optimizer
 
     assert of(0, 4) == of(1, 4) == (2 * whole, 6 * whole, 12 * whole // 4)
