@@ -1,231 +1,241 @@
 #!/usr/bin/env python3
-"""The planner's memory against the truth: bytes of weights, gradients and optimizer states, predicted and measured.
+"""The planner's memory on a CPU against the truth: proportional set sizes (PSS) of a real PPO job's processes.
 
-    benchmarks/memory.py [--out FILE] [MODEL ...]
+    benchmarks/memory.py [--stages 0 1 2 3] [--out FILE] [MODEL ...]
 
-Trains each model (a directory in Hugging Face format; without one, the demo's base and two made here) for two steps
-under ZeRO 0 to 3, in float32 and bfloat16, with 1 and 2 workers, with and without LoRA, and counts the storages of all
-tensors that the process holds: before the optimizer's second step, when gradients are there, and what of them are
-weights and optimizer states. Prints a table, and writes it as Markdown to FILE. Exit code 1 where a prediction is off
-by more than 10%.
+For each model (directories in Hugging Face format; without one, the demo's base of 3M, one of 17M made here, and
+SmolLM2) and each ZeRO stage it runs `launch/ppo_llama.py` for two steps with checkpoints and evaluations: two actor
+workers under that stage, a critic, a frozen reference (under stage 3 two sharded workers), a function as reward, two
+vLLM engines; 4 samples of 96 tokens a step. All processes are looked at twice a second. Prints each role's largest
+worker beside the plan, and the whole job; writes it as Markdown to FILE. Exit code 1 where one is off by more than 15 %
+or 150 MB, whichever is larger.
+
+What bytes of tensors a worker holds, exactly, is benchmarks/memory_tensors.py's question.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
-import socket
+import re
+import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import torch  # noqa: E402
+from benchmarks.throughput import machine  # noqa: E402
+from rlhf_dist.config.schema import PPOConfig  # noqa: E402
+from rlhf_dist.device import CPU  # noqa: E402
+from rlhf_dist.memory import pss_bytes  # noqa: E402
 
-from rlhf_dist.config.schema import ModelConfig, TrainedRole  # noqa: E402
-from rlhf_dist.device import CPU, detect  # noqa: E402
-
-LIMIT = 0.10
-KINDS = ("weights", "gradients", "optimizer")
+MIB = 2**20
+SHARE, LEAST = 0.15, 150_000_000  # how far a role may be off: the larger of the two
+EVERY_S = 0.5
+OTHERS = "driver and Ray"
 
 
 @dataclass(frozen=True)
-class Case:
-    """One way to train a model."""
+class Row:
+    """One role of one job: bytes of its largest worker."""
 
     model: str
-    dtype: str
     stage: int
-    lora: int
+    role: str
+    workers: int
+    planned: int
+    measured: int
 
-    def role(self, workers: int) -> TrainedRole:
-        """The role's section."""
-        role = TrainedRole(num_workers=workers, zero_stage=self.stage)
-        role.model = ModelConfig(path=self.model, dtype=self.dtype)
-        role.lora.rank = self.lora
-        return role
-
-
-def measured(case: Case, workers: int) -> dict[str, int]:
-    """Bytes of each kind in this process, the constant bucket of ZeRO-3 left out."""
-    from rlhf_dist.engine.policy import ActorEngine
-    from rlhf_dist.engine.residency import device_storages
-    from rlhf_dist.plan.memory import REDUCE_BUCKET
-    from rlhf_dist.types import Demonstrations
-
-    device = detect()
-    before = {
-        storage._cdata: storage for storage in device_storages(device.name)
-    }  # held, so that no number comes again
-    engine = ActorEngine(case.role(workers), device, 1.0, 10)
-    runner, taken = engine.runner, []
-    step = runner._apply
-
-    def look_and_step() -> float:
-        taken.append({storage._cdata: storage.nbytes() for storage in device_storages(device.name)})
-        return step()
-
-    runner._apply = look_and_step  # type: ignore[method-assign]
-    rows = 2 * workers
-    batch = Demonstrations(
-        torch.randint(3, 200, (rows * 8,)), torch.full((rows,), 4, dtype=torch.int64), torch.full((rows,), 4)
-    )
-    for _ in range(2):
-        engine.fit(batch, None)
-    everything = taken[1]
-    weights = _storages(runner._weights())
-    inner = getattr(runner.optimizer, "optimizer", runner.optimizer)
-    states = [value for state in inner.state.values() for value in state.values() if torch.is_tensor(value)]
-    masters = [parameter for group in inner.param_groups for parameter in group["params"]]
-    masters += _nested_tensors(getattr(runner.optimizer, "fp32_partitioned_groups_flat", []))
-    optimizer = {key: size for key, size in _storages([*states, *masters]).items() if key not in weights}
-    bucket = REDUCE_BUCKET * itemsize_of(case) if case.stage == 3 else -1
-    rest = [key for key, size in everything.items() if size != bucket]
-    rest = [key for key in rest if key not in weights and key not in optimizer and key not in before]
-    return {
-        "weights": sum(weights.values()),
-        "gradients": sum(everything[key] for key in rest),
-        "optimizer": sum(optimizer.values()),
-    }
+    @property
+    def good(self) -> bool:
+        """Whether the plan is near enough."""
+        return abs(self.planned - self.measured) <= max(SHARE * self.measured, LEAST)
 
 
-def itemsize_of(case: Case) -> int:
-    """Bytes of an element of the weights."""
-    return int(getattr(torch, case.dtype).itemsize)
-
-
-def _storages(tensors: Any) -> dict[int, int]:
-    return {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in tensors}
-
-
-def _nested_tensors(value: Any) -> list[torch.Tensor]:
-    """All tensors in nested lists."""
-    if torch.is_tensor(value):
-        return [value]
-    return [tensor for part in value for tensor in _nested_tensors(part)] if isinstance(value, list | tuple) else []
-
-
-def predicted(case: Case, workers: int) -> dict[str, int]:
-    """The same by formula."""
-    from rlhf_dist.plan.facts import policy_facts
-    from rlhf_dist.plan.memory import trained_footprint
-
-    role = case.role(workers)
-    facts = policy_facts(role.model, getattr(torch, case.dtype), role.lora)
-    return {kind: asdict(trained_footprint(facts, role, 4))[kind] for kind in KINDS}
-
-
-def worker(rank: int, workers: int, port: int, cases: list[Case], results: Any) -> None:
-    """One rank: measures all cases one after another."""
-    os.environ.update(
-        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(workers), LOCAL_RANK="0"
-    )
-    import torch.distributed as dist
-
-    device = detect()
-    os.environ["DS_ACCELERATOR"] = device.name
-    torch.set_num_threads(1)
-    device.set_current()
-    dist.init_process_group(device.collective, init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=workers)
-    for case in cases:
-        found = measured(case, workers)
-        if rank == 0:
-            results.put((case, workers, found))
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-def make_models(folder: Path) -> list[str]:
-    """Two small Llamas with random weights, one with tied embeddings and one without."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    made = []
-    for name, tied, width, layers in (("tied-6M", True, 256, 6), ("untied-11M", False, 320, 6)):
-        config = LlamaConfig(
-            vocab_size=4096,
-            hidden_size=width,
-            intermediate_size=3 * width,
-            num_hidden_layers=layers,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            tie_word_embeddings=tied,
-        )
-        LlamaForCausalLM(config).save_pretrained(folder / name)
-        made.append(str(folder / name))
-    return made
-
-
-def run(models: list[str]) -> list[tuple[Case, int, dict[str, int]]]:
-    """All cases on 1 worker and, where the device has as many, on 2."""
-    cases = [
-        Case(model, dtype, stage, lora)
-        for model in models
-        for dtype in ("float32", "bfloat16")
-        for stage in range(4)
-        for lora in (0, 8)
+def settings(model: Path, stage: int, folder: Path) -> list[str]:
+    """The `key=value`s of the job, on top of configs/demo/smollm2.yaml."""
+    sharded = ["reference.num_workers=2", "reference.zero_stage=3"] if stage == 3 else []
+    return [
+        "run.name=memory",
+        f"run.dir={folder / 'runs'}",
+        "run.device=cpu",
+        "run.save_every=1",
+        "run.tensorboard=false",
+        f"actor.model.path={model}",
+        "actor.num_workers=2",
+        f"actor.zero_stage={stage}",
+        f"critic.zero_stage={stage}",
+        *sharded,
+        f"reward.function={folder / 'score.py'}:score",
+        "judge=null",
+        f"data.path={folder / 'prompts.jsonl'}",
+        "data.eval_path=null",
+        "data.eval_count=4",
+        "rollout.num_engines=2",
+        "ppo.prompts_per_step=4",
+        "ppo.minibatch_size=4",
+        "ppo.steps=2",
     ]
-    device = detect()
+
+
+def write_inputs(folder: Path) -> None:
+    """Prompts and a reward."""
+    (folder / "score.py").write_text("def score(prompts, responses):\n    return [len(r) / 100 for r in responses]\n")
+    words = ("tea", "rain", "jazz", "snow", "bread", "maps", "clocks", "rivers", "paint", "wool", "salt", "lamps")
+    rows = [json.dumps({"prompt": f"Say something nice about {word}."}) for word in words]
+    (folder / "prompts.jsonl").write_text("\n".join(rows) + "\n")
+
+
+def run_job(arguments: list[str], folder: Path) -> tuple[dict[str, int], int]:
+    """Runs the job. Returns the largest PSS of each worker by its name, and of all processes together.
+
+    Raises:
+        RuntimeError: the job failed.
+    """
+    command = [sys.executable, str(ROOT / "launch/ppo_llama.py"), f"--config={ROOT / 'configs/demo/smollm2.yaml'}"]
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    environment["PYTHONPATH"] = str(ROOT)
+    with (folder / "output.txt").open("w") as output:
+        job = subprocess.Popen([*command, *arguments], env=environment, stdout=output, stderr=output)
+        largest: dict[str, int] = {}
+        whole = 0
+        while job.poll() is None:
+            for name, pid in workers(folder / "runs/memory/logs").items():
+                largest[name] = max(largest.get(name, 0), _pss(pid))
+            whole = max(whole, _pss(job.pid))
+            time.sleep(EVERY_S)
+    if job.returncode:
+        raise RuntimeError(f"the job ended with {job.returncode}:\n{(folder / 'output.txt').read_text()[-3000:]}")
+    return largest, whole
+
+
+def workers(logs: Path) -> dict[str, int]:
+    """The process of each worker, from the first lines of the log files."""
+    found = {}
+    for path in logs.glob("*.log"):
+        match = re.search(r"^worker (\S+): pid (\d+)", path.read_text(errors="replace"), re.MULTILINE)
+        if match:
+            found[match[1]] = int(match[2])
+    return found
+
+
+def _pss(pid: int) -> int:
+    try:
+        return pss_bytes(pid)
+    except psutil.Error:  # it has ended
+        return 0
+
+
+def planned(arguments: list[str]) -> tuple[dict[str, int], int]:
+    """Bytes of a worker of each role by the plan, and of the whole job."""
+    from rlhf_dist.plan.check import make_plan
+    from rlhf_dist.plan.job import load_job
+    from rlhf_dist.plan.loads import Hardware
+    from rlhf_dist.plan.process import DRIVER_BYTES, RAY_BYTES, TEXT_REWARD_BYTES
+
+    config = load_job(arguments, ROOT / "configs/demo/smollm2.yaml")
+    assert isinstance(config, PPOConfig)
+    plan = make_plan(config, CPU, Hardware(1, 0, None))
+    roles = {role: needs.total for role, needs in plan.footprints.items()}
+    return roles | {"reward": TEXT_REWARD_BYTES, OTHERS: DRIVER_BYTES + RAY_BYTES}, plan.loads[0].total
+
+
+def compare(name: str, model: Path, stage: int) -> list[Row]:
+    """One job against its plan; the last row is the whole of it."""
+    with tempfile.TemporaryDirectory(prefix="rlhf-memory-") as made:
+        folder = Path(made)
+        write_inputs(folder)
+        arguments = settings(model, stage, folder)
+        expected, expected_whole = planned(arguments)
+        largest, whole = run_job(arguments, folder)
     rows = []
-    for workers in (1, 2) if device is CPU or device.count() > 1 else (1,):
-        context = torch.multiprocessing.get_context("spawn")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        results = context.SimpleQueue()
-        processes = [
-            context.Process(target=worker, args=(rank, workers, port, cases, results)) for rank in range(workers)
-        ]
-        for process in processes:
-            process.start()
-        for _ in cases:
-            rows.append(results.get())
-            print(f"{len(rows)} cases measured", end="\r", file=sys.stderr)
-        for process in processes:
-            process.join()
+    for role in ("actor", "critic", "reference", "reward", "rollout"):
+        sizes = [size for worker, size in largest.items() if worker.rpartition("-")[0] == role]
+        rows.append(Row(name, stage, role, len(sizes), expected[role], max(sizes)))
+    rows.append(Row(name, stage, "all, at their highest together", 1, expected_whole, whole))
     return rows
 
 
-def table(rows: list[tuple[Case, int, dict[str, int]]]) -> tuple[str, float]:
-    """The table as Markdown, and the largest relative error of a total."""
+def make_17m(folder: Path, tokenizer: Path) -> Path:
+    """A Llama of 17M random parameters with the vocabulary, and the tokenizer, of SmolLM2."""
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=49152,
+        hidden_size=256,
+        intermediate_size=768,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
+    return folder
+
+
+def table(rows: Iterable[Row]) -> str:
+    """The rows as Markdown."""
     lines = [
-        "| model | dtype | ZeRO | LoRA | workers | weights | gradients | optimizer | predicted | measured | error |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| model | actor's ZeRO | role | workers | planned MiB | measured MiB | error |",
+        "|---|---|---|---|---|---|---|",
     ]
-    worst = 0.0
-    for case, workers, found in rows:
-        expected = predicted(case, workers)
-        total, truth = sum(expected.values()), sum(found.values())
-        error = total / truth - 1
-        worst = max(worst, abs(error))
-        parts = " | ".join(f"{expected[kind] / 2**20:.1f} / {found[kind] / 2**20:.1f}" for kind in KINDS)
-        lines.append(
-            f"| {Path(case.model).name} | {case.dtype} | {case.stage} | {case.lora or '-'} | {workers} | {parts} "
-            f"| {total / 2**20:.1f} | {truth / 2**20:.1f} | {error:+.1%} |"
-        )
-    return "\n".join(lines), worst
+    for row in rows:
+        error = f"{row.planned / row.measured - 1:+.0%}, {(row.planned - row.measured) / MIB:+.0f} MiB"
+        sizes = f"{row.planned / MIB:.0f} | {row.measured / MIB:.0f}"
+        beyond = "" if row.good else " **beyond**"
+        lines.append(f"| {row.model} | {row.stage} | {row.role} | {row.workers} | {sizes} | {error}{beyond} |")
+    return "\n".join(lines)
+
+
+def heading(rows: list[Row]) -> str:
+    """What the table is, and where it comes from."""
+    facts = machine()
+    versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
+    beyond = sum(not row.good for row in rows)
+    return (
+        "# Planned and measured memory of a job's processes\n\n"
+        f"By `benchmarks/memory.py` on {facts['processor']}, {facts['cores']} cores, "
+        f"{psutil.virtual_memory().total / 2**30:.0f} GiB, {facts['device']}; Python {facts['python']}, {versions}.\n\n"
+        "Proportional set size (PSS) of the largest worker of each role with its children, at its highest, looked at "
+        "twice a second from start to end: loading, two PPO steps of 4 samples of 96 tokens, checkpoints, evaluations. "
+        "The last row of each job is the highest sum over all processes at one time, driver and Ray's own included. "
+        f"{len(rows) - beyond} of {len(rows)} rows are within 15 % or 150 MB. "
+        "Tensors alone, to the byte: [memory_tensors.md](memory_tensors.md).\n\n"
+    )
 
 
 def main() -> int:
     """Measures, prints, writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", metavar="MODEL")
+    parser.add_argument("models", nargs="*", metavar="MODEL", type=Path)
+    parser.add_argument("--stages", nargs="+", type=int, default=[0, 1, 2, 3], metavar="STAGE")
     parser.add_argument("--out", type=Path, metavar="FILE")
     options = parser.parse_args()
+    rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
-        models = options.models or [str(ROOT / "demo/base"), *make_models(Path(folder))]
-        text, worst = table(run(models))
-    head = (
-        f"Bytes of one worker in MiB, predicted / measured, by `benchmarks/memory.py` on {detect().name} with torch "
-        f"{torch.__version__}. Largest error of a total: {worst:.1%}.\n\n"
-    )
-    print(head + text)
-    if options.out is not None:
-        options.out.write_text("# Predicted and measured memory\n\n" + head + text + "\n")
-    return int(worst > LIMIT)
+        models = {path.name: path.absolute() for path in options.models}
+        if not models:
+            subprocess.run([sys.executable, "-m", "demo.smollm2"], cwd=ROOT, check=True)
+            smollm2 = ROOT / "demo/smollm2"
+            models = {"3M": ROOT / "demo/base", "17M": make_17m(Path(folder) / "17M", smollm2), "135M": smollm2}
+        for name, model in models.items():
+            for stage in options.stages:
+                rows += compare(name, model, stage)
+                print(f"{len(rows)} rows measured", end="\r", file=sys.stderr)
+                print(table(rows[-6:]), flush=True)
+                if options.out is not None:
+                    options.out.write_text(heading(rows) + table(rows) + "\n")
+    print(heading(rows) + table(rows))
+    return int(not all(row.good for row in rows))
 
 
 if __name__ == "__main__":
