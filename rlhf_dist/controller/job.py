@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_dist.config.schema import RunConfig
 from rlhf_dist.controller.rundir import RunDir
+from rlhf_dist.errors import RunError
 
 if TYPE_CHECKING:
     from rlhf_dist.cluster.placement import Placement
@@ -45,7 +48,17 @@ class Desk:
     def write_samples(self, samples: Iterable[Mapping[str, Any]]) -> None:
         """Appends lines to samples.jsonl."""
         self.start.lock.check()
-        self.directory.append_samples(samples)
+        with writing(self.directory.samples):
+            self.directory.append_samples(samples)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """A disk that takes nothing more ends the run with a line that names ``path``: RunError."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 class Job(ABC):

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import rlhf_dist
-from rlhf_dist.controller.job import Desk, Job
+from rlhf_dist.controller.job import Desk, Job, writing
 from rlhf_dist.controller.lock import LockLost
 from rlhf_dist.controller.metrics import MetricsWriter
 from rlhf_dist.durable import write_json_atomic
@@ -97,8 +95,9 @@ class Loop:
         self._progress = Progress(**state)
         self._saved = (self._progress.step, self._progress.completed, start.checkpoint.path)
         start.lock.check()
-        start.write_config()
-        desk.directory.rewind(self._progress.step)
+        with writing(desk.directory.root):
+            start.write_config()
+            desk.directory.rewind(self._progress.step)
         desk.view.note(f"going on after step {self._progress.step} ({start.checkpoint.path})")
 
     def _step(self, metrics: MetricsWriter) -> None:
@@ -114,7 +113,7 @@ class Loop:
         figures |= desk.timer.step_metrics()
         tokens = figures.pop("tokens")
         figures["throughput/tokens_per_s"] = tokens / figures["time/step_s"]
-        with _writing(desk.directory.metrics):
+        with writing(desk.directory.metrics):
             metrics.write(number, figures)
         desk.gauges.write(number, figures)
         desk.view.update(number, figures)
@@ -140,7 +139,7 @@ class Loop:
             self._save()
         except LockLost:
             raise
-        except (RunError, OSError) as error:
+        except RunError as error:
             newest = self._desk.directory.checkpoints.newest()
             has = f"the newest one is {newest.path}" if newest is not None else "there is none yet"
             self._warn(
@@ -160,8 +159,10 @@ class Loop:
                 path = checkpoints.commit(step, {"rlhf_dist": rlhf_dist.__version__, "job": self._desk.start.kind})
             except LockLost:
                 raise
-            except (RunError, OSError):
+            except (RunError, OSError) as error:
                 checkpoints.discard(step)
+                if isinstance(error, OSError):
+                    raise RunError(f"{checkpoints.path(step)} cannot be written: {error}") from error
                 raise
             self._saved = (step, completed, path)
             try:
@@ -199,12 +200,12 @@ class Loop:
         if error is not None:
             raise RunError(f"the model is saved, but no checkpoint of the last step: {error}") from error
 
-    def _save_error(self) -> RunError | OSError | None:
+    def _save_error(self) -> RunError | None:
         try:
             self._save()
         except LockLost:
             raise
-        except (RunError, OSError) as error:
+        except RunError as error:
             return error
         return None
 
@@ -214,20 +215,18 @@ class Loop:
             after = self._job.evaluate(self._progress.step)
         except LockLost:
             raise
-        except (RunError, UserError) as error:
-            detail = error.detail if isinstance(error, RunError) else ""
-            raise RunError(
-                f"{error} (in the evaluation at the end: model and checkpoint are saved, and run.resume=true evaluates "
-                "them again)",
-                detail,
-            ) from error
+        except Exception as error:
+            self._desk.view.note("the model and a checkpoint are saved; run.resume=true makes up for the evaluation")
+            if isinstance(error, UserError):  # not of the configuration, that was checked, and the run was at its end
+                raise RunError(str(error)) from error
+            raise
         self._count_time()
         progress = self._progress
         assert progress.before is not None
         summary = self._job.summary(progress.before, after)
         summary |= {"wall_s": round(progress.wall_s, 3), "tokens": progress.tokens}
         self._desk.start.lock.check()
-        with _writing(self._desk.directory.summary):
+        with writing(self._desk.directory.summary):
             write_json_atomic(self._desk.directory.summary, summary)
         return summary
 
@@ -238,12 +237,3 @@ class Loop:
     def _warn(self, text: str) -> None:
         self._desk.view.note(f"warning: {text}")
         print(f"warning: {text}", file=sys.stderr)  # the driver's log
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """A disk that takes nothing more ends the run with a line that names the file."""
-    try:
-        yield
-    except OSError as error:
-        raise RunError(f"{path} cannot be written: {error.strerror or error}") from error

@@ -20,10 +20,11 @@ from rlhf_dist.config.schema import SFTConfig
 from rlhf_dist.controller.job import Desk, Job
 from rlhf_dist.controller.lock import LockLost
 from rlhf_dist.controller.loop import run_job
+from rlhf_dist.controller.metrics import MetricsWriter
 from rlhf_dist.controller.rundir import RunDir, read_jsonl
 from rlhf_dist.controller.start import claim_run
 from rlhf_dist.controller.trace import Timer
-from rlhf_dist.errors import RunError, StoppedByUser, UserError
+from rlhf_dist.errors import MemoryRanOut, RunError, StoppedByUser, UserError
 
 
 class Counter:
@@ -164,11 +165,14 @@ def test_a_run_saves_what_it_learned_before_it_evaluates(stage: Stage) -> None:
     assert json.loads(stage.run.summary.read_text()) == summary
 
 
-@pytest.mark.parametrize("error", [RunError("the judge is away", "its log"), UserError("the judge is wrong")])
+@pytest.mark.parametrize(
+    "error", [MemoryRanOut("the memory ran out", "", {}, 1), UserError("the judge is wrong"), ValueError("a bug")]
+)
 def test_a_failed_evaluation_costs_the_summary_alone_and_is_made_up_for(stage: Stage, error: Exception) -> None:
     stage.hook = failing("evaluate", 4, error)
-    with pytest.raises(RunError, match=rf"^{error} \(in the evaluation at the end: model and checkpoint are saved"):
+    with pytest.raises(RunError if isinstance(error, UserError) else type(error), match=f"^{error}$"):
         stage.go()
+    assert stage.events[-1] == "the model and a checkpoint are saved; run.resume=true makes up for the evaluation"
     assert stage.saved() == [(4, 104)] and stage.model() == 104 and stage.steps() == [1, 2, 3, 4]
     assert not stage.run.summary.exists()
     stage.hook = lambda what, number: None
@@ -197,9 +201,10 @@ def test_a_failure_on_the_way_to_the_model_leaves_the_steps(stage: Stage) -> Non
 
 
 def test_a_finished_run_that_shall_have_more_steps_goes_on(stage: Stage) -> None:
-    first = stage.go(steps=2)
+    stage.go(steps=2)
+    before = json.loads((stage.run.checkpoints.path(2) / "state.json").read_text())["wall_s"]
     summary = stage.go("run.resume=true", steps=4)
-    assert stage.steps() == [1, 2, 3, 4] and summary["tokens"] == 40 and summary["wall_s"] > first["wall_s"]
+    assert stage.steps() == [1, 2, 3, 4] and summary["tokens"] == 40 and summary["wall_s"] > before
     assert stage.saved()[-1] == (4, 204) and stage.model() == 204
 
 
@@ -262,6 +267,29 @@ def test_a_disk_that_takes_no_checkpoint_on_the_way_is_only_warned_of(stage: Sta
         stage.go("run.save_every=2")
     assert any("the checkpoint of step 2 was not written" in event for event in stage.events)
     assert stage.model() == 104 and stage.steps() == [1, 2, 3, 4] and not stage.run.summary.exists()
+
+
+def test_a_stop_whose_checkpoint_fails_is_a_failure(stage: Stage) -> None:
+    stop = stopping(stage, 2)
+
+    def hook(what: str, number: int) -> None:
+        stop(what, number)
+        stage.run.checkpoints.folder.touch()
+
+    stage.hook = hook
+    with pytest.raises(RunError, match=r"checkpoints/step-2 cannot be written: .*Not a directory"):
+        stage.go()
+
+
+def test_metrics_that_cannot_be_written_end_the_run_with_the_file_named(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(MetricsWriter, "write", full)
+    with pytest.raises(RunError, match=r"^.*metrics\.jsonl cannot be written: No space left on device$"):
+        stage.go()
 
 
 def test_a_model_that_cannot_be_saved_ends_the_run_with_the_checkpoint_there(stage: Stage) -> None:
