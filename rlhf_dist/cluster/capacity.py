@@ -75,6 +75,22 @@ def can_never_fit(wanted: Mapping[str, Wanted], cluster: Sequence[Node]) -> str 
     return None
 
 
+def hardest_first(wanted: Mapping[str, Wanted]) -> list[str]:
+    """The pools in the order in which to ask for them: who needs the most of one node first.
+
+    Where each width divides the next larger one, and the largest a node's devices, what a narrower pool leaves or takes
+    never matters to a wider one then, and a job that fits is placed, wherever Ray puts each part of it.
+    """
+
+    def need(name: str) -> tuple[float, bool, float, int]:
+        want = wanted[name]
+        at_once = dict(want.at_once)
+        cpus = at_once.pop("CPU", 0.0)
+        return sum(at_once.values()), want.strategy == "strict_spread", cpus, len(want.bundles)
+
+    return sorted(wanted, key=need, reverse=True)
+
+
 def table(wanted: Mapping[str, Wanted], cluster: Sequence[Node]) -> str:
     """Wanted, present and free resources, and of what each node has too little for each pool.
 

@@ -18,7 +18,6 @@ from rlhf_dist.cluster.prometheus import RunGauges
 from rlhf_dist.cluster.worker import Rendezvous, Worker
 from rlhf_dist.config.placement import environment, port_range
 from rlhf_dist.config.schema import ClusterConfig
-from rlhf_dist.device import Device
 from rlhf_dist.models.layout import balanced_shards
 from rlhf_dist.types import ragged_indices
 
@@ -29,8 +28,7 @@ class WorkerGroup:
     Args:
         run: the run's name.
         role: its name, also in Ray's dashboard and in the log files' names.
-        placement: where its workers live.
-        device: of the run.
+        placement: where its workers live, and on what kind of device.
         log_dir: for one log file a worker.
         env: environment variables of the worker processes.
         seed: of torch's generators in every worker.
@@ -44,7 +42,6 @@ class WorkerGroup:
         run: str,
         role: str,
         placement: Placement,
-        device: Device,
         log_dir: Path,
         env: dict[str, str],
         seed: int,
@@ -53,14 +50,15 @@ class WorkerGroup:
         host: str | None,
     ) -> None:
         resources = placement.roles[role]
-        self.role, self.size, self.device = role, resources.workers, device
+        self.role, self.size, self.device = role, resources.workers, placement.device_of(role)
         self.seed, self.timeout_s, self.threads = seed, cluster.start_timeout_s, resources.threads
         self.collective_timeout_s = cluster.collective_timeout_s or cluster.call_timeout_s
         self.ports = port_range(cluster.ports)
-        self._run, self._gauges = run, gauges
+        self._run, self._gauges, self.batches = run, gauges, placement.batches
         self.worker_names = [f"{role}-{rank}" for rank in range(self.size)]
         self.logs = [str(log_dir / f"{name}.log") for name in self.worker_names]
-        worker_env = device.worker_env(resources.threads, cluster.interface) | env | environment(cluster.env)
+        worker_env = self.device.worker_env(resources.threads, cluster.interface) | placement.hidden_env(role)
+        worker_env |= env | environment(cluster.env)
         # Ray's dashboard and `ps` show an actor by its class: one named after the role tells which is which.
         actor_class = ray.remote(type("".join(part.capitalize() for part in role.split("-")), (Worker,), {}))
         self.workers = [

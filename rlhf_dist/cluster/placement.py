@@ -14,10 +14,11 @@ from ray.exceptions import GetTimeoutError
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from rlhf_dist.cluster.batches import Batches
 from rlhf_dist.cluster.calls import Call, run_calls
-from rlhf_dist.cluster.capacity import Bundle, Wanted, can_never_fit, nodes, table
+from rlhf_dist.cluster.capacity import Bundle, Wanted, can_never_fit, hardest_first, nodes, table
 from rlhf_dist.cluster.residency import Residents
-from rlhf_dist.device import Device
+from rlhf_dist.device import CPU, Device
 from rlhf_dist.errors import ClusterError
 from rlhf_dist.plan.pools import Pool
 
@@ -69,9 +70,10 @@ class Placement:
     def __init__(self, run: str, pools: Sequence[Pool], device: Device, timeout_s: float) -> None:
         self.run_name, self.device = run, device
         self.roles = {role.role: role for pool in pools for role in pool.roles}
+        self.batches = Batches()
         self.residents = Residents([[role.role for role in pool.roles] for pool in pools])
         self._where = {role.role: number for number, pool in enumerate(pools) for role in pool.roles}
-        self._grounds: list[_Ground] = []
+        self._grounds: dict[int, _Ground] = {}  # by the pool's number
         wanted = {pool.name: Wanted(pool.resources(device), pool.roles[0].strategy) for pool in pools}
         cluster = nodes()
         problem = can_never_fit(wanted, cluster)
@@ -84,26 +86,32 @@ class Placement:
             raise
 
     def _take(self, pools: Sequence[Pool], wanted: dict[str, Wanted], timeout_s: float) -> None:
+        """Asks for one group after another, the hardest to place first, and for none before it has those before it.
+
+        Ray puts each group where the most is free. Asked for all at once, or for the narrow ones first, it would leave
+        a little on every node, and on none the room that a wide bundle needs.
+        """
         deadline = time.monotonic() + timeout_s
-        for pool in pools:
-            want = wanted[pool.name]
+        by_name = {pool.name: number for number, pool in enumerate(pools)}
+        for name in hardest_first(wanted):
+            want, pool = wanted[name], pools[by_name[name]]
             group = placement_group(
-                list(map(dict, want.bundles)), strategy=want.strategy.upper(), name=f"{self.run_name}/{pool.name}"
+                list(map(dict, want.bundles)), strategy=want.strategy.upper(), name=f"{self.run_name}/{name}"
             )
-            self._grounds.append(_Ground(pool, group))
-        for ground in self._grounds:
-            if not ground.group.wait(max(deadline - time.monotonic(), 0.01)):
+            self._grounds[by_name[name]] = ground = _Ground(pool, group)
+            if not group.wait(max(deadline - time.monotonic(), 0.01)):
                 raise ClusterError(
-                    f"no place for {ground.pool.name} ({ground.pool.roles[0].strategy}) within {timeout_s:g} s\n  "
+                    f"no place for {name} ({want.strategy}) within {timeout_s:g} s\n  "
                     + table(wanted, nodes(self._own()))
                 )
-            ground.order = _by_node(ground.group)
+            ground.order = _by_node(group)
+        for ground in self._grounds.values():
             if ground.pool.shared and ground.pool.width:
                 self._keep(ground, max(deadline - time.monotonic(), 30.0))
 
     def _own(self) -> list[tuple[str, Bundle]]:
         """What this run has got: nodes' ids, each with a bundle."""
-        tables = [placement_group_table(ground.group) for ground in self._grounds]
+        tables = [placement_group_table(ground.group) for ground in self._grounds.values()]
         return [
             (table["bundles_to_node_id"][number], bundle)
             for table in tables
@@ -139,9 +147,17 @@ class Placement:
         seat = ground.pool.seat(self.roles[role], rank)
         return ",".join(ground.visible[seat.bundle][index] for index in seat.devices)
 
-    def is_shared(self, role: str) -> bool:
-        """Whether other roles live on the devices of ``role``."""
-        return self._ground(role).pool.shared
+    def device_of(self, role: str) -> Device:
+        """What the workers of ``role`` compute on: the run's device, or the CPU where they have none of their own."""
+        return self.device if self.roles[role].devices else CPU
+
+    def hidden_env(self, role: str) -> dict[str, str]:
+        """What keeps the accelerators of a node out of sight of workers that have none: Ray leaves them visible."""
+        return {} if self.roles[role].devices else self.device.nothing_visible()
+
+    def beside(self, role: str) -> int:
+        """How many other roles live on the devices of ``role``."""
+        return len(self._ground(role).pool.roles) - 1
 
     def same_seats(self, one: str, other: str) -> bool:
         """Whether two roles share devices, process by process: the same ones, in the same order."""
@@ -184,9 +200,9 @@ class Placement:
 
     def close(self) -> None:
         """Gives the places back."""
-        for ground in self._grounds:
+        for ground in self._grounds.values():
             remove_placement_group(ground.group)
-        self._grounds = []
+        self._grounds = {}
 
     def _ground(self, role: str) -> _Ground:
         return self._grounds[self._where[role]]

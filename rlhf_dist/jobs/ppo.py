@@ -138,7 +138,7 @@ def _ppo_roles(config: PPOConfig, workshop: Workshop, stop_tokens: list[int]) ->
 
     # The engines come first: where devices are shared, vLLM takes its measure of an empty one.
     rollout = workshop.group("rollout", engine_env(device) if config.rollout.backend == "vllm" else {})
-    making.append(_rollout_engines(config, rollout, workshop.placement.is_shared("rollout"), stop_tokens))
+    making.append(_rollout_engines(config, rollout, workshop.placement.beside("rollout"), stop_tokens))
     policy = roles.Actor(modelled("actor", ActorEngine, config.actor, temperature, total))
     critic = roles.Critic(modelled("critic", CriticEngine, config.critic, total)) if config.ppo.use_critic else None
     reference: roles.Reference | roles.AdapterOff = (
@@ -205,19 +205,21 @@ def _with_reachable_cache(config: PPOConfig, device: Device) -> RolloutConfig:
     )
 
 
-def _rollout_engines(config: PPOConfig, group: WorkerGroup, shared: bool, stop_tokens: list[int]) -> Construction:
+def _rollout_engines(config: PPOConfig, group: WorkerGroup, beside: int, stop_tokens: list[int]) -> Construction:
     from rlhf_dist.cluster.group import Construction
+    from rlhf_dist.rollout.sampling import engine_seed
 
+    arguments = (config.actor.model, _with_reachable_cache(config, group.device), group.device, stop_tokens)
     match config.rollout.backend:
         case "vllm":
             from rlhf_dist.rollout.vllm_engine import VLLMEngine
 
-            factory: Any = partial(VLLMEngine, shared=shared)
+            engine = partial(VLLMEngine, beside=beside)
+            seed = config.run.seed
+            return Construction(group, engine, lambda rank: (*arguments, engine_seed(seed, rank)), collective=False)
         case "hf":
             from rlhf_dist.rollout.hf_engine import HFEngine
 
-            factory = HFEngine
+            return Construction(group, HFEngine, lambda _: arguments, collective=False)
         case other:
             raise UserError(f"rollout.backend={other!r}: expected vllm or hf")
-    arguments = (config.actor.model, _with_reachable_cache(config, group.device), group.device, stop_tokens)
-    return Construction(group, factory, lambda _: arguments, collective=False)

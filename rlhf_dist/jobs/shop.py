@@ -50,7 +50,6 @@ class Workshop:
             self.run.name,
             role,
             self.placement,
-            self.device,
             self.log_dir,
             env,
             self.run.seed,

@@ -29,6 +29,15 @@ PPO = [
     "ppo.minibatch_size=4",
     "ppo.steps=2",
 ]
+# A second reward, by a function: what it sees of the node's NPUs it writes down.
+SCORE = """
+import os, pathlib
+
+def short(prompts, responses):
+    pathlib.Path("visible.txt").write_text(repr(os.environ["ASCEND_RT_VISIBLE_DEVICES"]))
+    return [-len(response) / 100 for response in responses]
+"""
+FUNCTION = ["rewards.short.function=score.py:short", "rewards.short.weight=0.5"]
 
 
 def run(root: Path, job: str, *settings: str, devices: int) -> dict:
@@ -47,26 +56,37 @@ def metrics(root: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (root / "runs/ppo/metrics.jsonl").read_text().splitlines()]
 
 
+def check_only_the_function_left_the_devices_alone(root: Path) -> None:
+    """Every worker with a device opened it; the function's saw none, and did not look for one."""
+    opened = {log.stem for log in root.glob("runs/ppo/logs/*-?.log") if "has opened a device" in log.read_text()}
+    assert {log.stem for log in root.glob("runs/ppo/logs/*-?.log")} - opened == {"reward-short-0"}
+    assert (root / "visible.txt").read_text() == "''"
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_ppo_learns_the_same_on_own_and_on_shared_devices(tmp_path: Path) -> None:
     write_model(tmp_path / "model")
     write_data(tmp_path / "data")
     write_reward_model(tmp_path / "reward", tmp_path / "model")
+    (tmp_path / "score.py").write_text(SCORE)
     run(
         tmp_path,
         "ppo",
         *PPO,
+        *FUNCTION,
         "actor.num_workers=2",
         "actor.zero_stage=2",
         "weights.transport=collective",
         devices=6,
     )
     separate = metrics(tmp_path)
+    check_only_the_function_left_the_devices_alone(tmp_path)
     run(
         tmp_path,
         "ppo",
         *PPO,
+        *FUNCTION,
         "run.overwrite=true",
         "actor.num_workers=2",
         "actor.zero_stage=3",
@@ -81,3 +101,4 @@ def test_ppo_learns_the_same_on_own_and_on_shared_devices(tmp_path: Path) -> Non
     for ours, theirs in zip(metrics(tmp_path), separate, strict=True):
         for name in ("reward/score_mean", "kl/sequence_mean", "loss/policy", "loss/value", "policy/grad_norm"):
             assert ours[name] == pytest.approx(theirs[name], rel=2e-3, abs=2e-4), (name, ours["step"])
+    check_only_the_function_left_the_devices_alone(tmp_path)

@@ -1,6 +1,7 @@
 """`torch.npu`: as much of torch_npu's module as torch, DeepSpeed, transformers and the project ask for."""
 
 import contextlib
+import functools
 from types import SimpleNamespace
 
 import torch
@@ -26,7 +27,14 @@ def _index(device=None):
     return int(device)
 
 
+@functools.cache
+def _opened():
+    """A real device would have got a context of this process now, with its memory: said once, in the process's log."""
+    print("simulated npu: this process has opened a device", flush=True)
+
+
 def _checked(device=None):
+    _opened()
     index = _index(device)
     if not 0 <= index < device_count():
         raise RuntimeError(f"npu:{index} does not exist: there are {device_count()}")
