@@ -11,7 +11,8 @@ from torch import Tensor
 from rlhf_dist.algo.losses import PolicyObjective
 from rlhf_dist.cluster.calls import Call, same_args
 from rlhf_dist.cluster.group import WorkerGroup, reassemble
-from rlhf_dist.rollout.protocol import SamplingOptions
+from rlhf_dist.rollout.dealing import deal_samples
+from rlhf_dist.rollout.protocol import TURN_IDS, SamplingOptions, going_on
 from rlhf_dist.types import (
     ActorStats,
     Comparisons,
@@ -156,9 +157,13 @@ class RewardTrainer(TrainedModel):
 class Rollout(Role):
     """The engines that sample."""
 
+    def __init__(self, group: WorkerGroup) -> None:
+        super().__init__(group)
+        self._engine_of: dict[int, int] = {}  # by the sample's id in the first turn
+
     def generate(self, prompts: Prompts, options: SamplingOptions) -> Call[Sequences]:
-        """One response a prompt, in the prompts' order."""
-        shards = [torch.arange(rank, len(prompts), self.group.size) for rank in range(self.group.size)]
+        """One response a prompt, in the prompts' order. Further turns go to the engines that drew the earlier ones."""
+        shards = self._deal(prompts)
         order = torch.argsort(torch.cat(shards))
         return Call(
             self.group,
@@ -166,3 +171,12 @@ class Rollout(Role):
             [(prompts.select(rows), options) for rows in shards],
             lambda parts: Sequences.cat(parts).select(order),
         )
+
+    def _deal(self, prompts: Prompts) -> list[Tensor]:
+        ids = prompts.ids % TURN_IDS
+        if going_on(prompts.ids):
+            engines = torch.tensor([self._engine_of[sample] for sample in ids.tolist()])
+            return [torch.nonzero(engines == rank).flatten() for rank in range(self.group.size)]
+        shards = deal_samples(prompts.rows, self.group.size)
+        self._engine_of = {sample: rank for rank, rows in enumerate(shards) for sample in ids[rows].tolist()}
+        return shards

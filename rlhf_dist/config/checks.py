@@ -39,7 +39,7 @@ KL_CONTROLLERS = ("fixed", "adaptive")
 BACKENDS = ("vllm", "hf")
 STRATEGIES = ("pack", "spread", "strict_pack", "strict_spread")
 TRANSPORTS = ("auto", "collective", "shared", "host")
-LAYOUTS = ("right", "left", "packed")
+LAYOUTS = ("auto", "right", "left", "packed")
 ADVANTAGES = ("gae", "grpo", "rloo", "reinforce++")
 AGGREGATIONS = ("token-mean", "sequence-mean", "constant")
 CORRECTIONS = ("off", "truncate", "mask")
@@ -132,8 +132,9 @@ def check_rollout(rollout: RolloutConfig) -> None:
     _between("rollout.top_p", rollout.top_p, 0, 1)
     check_count("rollout.top_k", rollout.top_k, 0)
     _positive("rollout.memory_gib", rollout.memory_gib)
-    _positive("rollout.memory_utilization", rollout.memory_utilization)
-    _between("rollout.memory_utilization", rollout.memory_utilization, 0, 1)
+    if rollout.memory_utilization is not None:
+        _positive("rollout.memory_utilization", rollout.memory_utilization)
+        _between("rollout.memory_utilization", rollout.memory_utilization, 0, 1)
 
 
 def check_weights(weights: WeightsConfig) -> None:

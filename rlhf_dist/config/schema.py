@@ -19,7 +19,8 @@ class ModelConfig:
 
     path: str = MISSING  # directory in Hugging Face format, or a hub name
     dtype: str = "auto"  # auto (bfloat16 on accelerators, float32 on CPU) | float32 | bfloat16
-    attention: str = "auto"  # auto (the device's) | any attn_implementation that transformers knows
+    attention: str = "auto"  # auto (flash attention where a CUDA machine has it, else sdpa) | any attn_implementation
+    # that transformers knows
     gradient_checkpointing: bool = False
     trust_remote_code: bool = False  # runs the model repository's own Python code: only for sources you trust
 
@@ -59,7 +60,8 @@ class ModelRole(WorkerConfig):
     zero_stage: int = 0  # 0 | 1 | 2 | 3
     micro_batch_tokens: int = 4096  # tokens of one forward and backward on one worker, padding included
     micro_batch_sequences: int = 0  # most sequences of it; 0: as many as the tokens allow
-    layout: str = "right"  # right | left: padded there; packed: end to end, without padding
+    layout: str = "auto"  # auto (packed with flash attention, else right) | right | left: padded there; packed: end to
+    # end, without padding
 
 
 @dataclass
@@ -120,10 +122,13 @@ class RolloutConfig(WorkerConfig):
     max_turns: int = 4  # turns of a response, with an environment
     max_turn_tokens: int = 128  # most tokens of a turn, with an environment
     memory_gib: float = 1.0  # KV cache of an engine on CPU, GiB; less where the job's sequences cannot fill it
-    memory_utilization: float = 0.9  # share of an accelerator's memory an engine may take
+    memory_utilization: Optional[float] = None  # share of an accelerator's memory an engine may take; null: 0.9, and
+    # less where other roles share the device
     block_size: int = 32  # tokens of a KV-cache block; on CPU a multiple of 32
     enforce_eager: Optional[bool] = None  # null: true on CPU, false on accelerators
     max_batch: int = 256  # sequences an engine runs at once
+    seed_per_request: bool = True  # each sample has random numbers of its own; false: an engine's samples share them,
+    # which is faster on Ascend, and no longer repeatable
 
 
 @dataclass

@@ -10,12 +10,11 @@ import torch
 
 from rlhf_dist.data.functions import DeadlinePassed, call_with_deadline, describe_error
 from rlhf_dist.errors import RunError
+from rlhf_dist.rollout.protocol import TURN_IDS
 from rlhf_dist.types import Prompts, Sequences
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-TURN_IDS = 2**44  # sample numbers of each further turn start here times the turn: no two draws share random numbers
 
 Reply = Callable[[list[str], list[str]], Sequence["str | None"]]
 Generate = Callable[[Prompts, int], Sequences]

@@ -41,7 +41,7 @@ def _changes(model: RoleModel, longest: int) -> Iterator[dict[str, Any]]:
     config, section = model.config, model.section
     if isinstance(config, RolloutConfig):
         for share in (0.85, 0.8, 0.7, 0.6, 0.5):
-            if share < config.memory_utilization:
+            if config.memory_utilization is None or share < config.memory_utilization:
                 yield {f"{section}.memory_utilization": share}
         for parts in (2, 4, 8):
             if parts <= config.tensor_parallel or model.facts.heads % parts or config.backend == "hf":

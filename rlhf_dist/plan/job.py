@@ -43,12 +43,14 @@ class RoleModel:
         section: dotted name of its section in the configuration.
         config: that section.
         facts: of its model.
+        beside: how many other roles live on its devices.
     """
 
     name: str
     section: str
     config: ModelRole | RolloutConfig
     facts: ModelFacts
+    beside: int = 0
 
     def footprint(self, reach: Reach, device: Device, device_bytes: int | None, bucket_bytes: int = 0) -> Footprint:
         """Bytes of one worker, or of one process of an engine.
@@ -60,7 +62,9 @@ class RoleModel:
             bucket_bytes: in which weights go to engines.
         """
         if isinstance(self.config, RolloutConfig):
-            return engine_footprint(self.facts, self.config, reach, device, device_bytes, bucket_bytes)
+            return engine_footprint(
+                self.facts, self.config, reach, device, device_bytes, bucket_bytes, self.beside
+            )
         if isinstance(self.config, TrainedRole):
             return trained_footprint(self.facts, self.config, reach, device)
         assert isinstance(self.config, FrozenRole)
@@ -128,15 +132,16 @@ def job_models(config: JobConfig, device: Device) -> dict[str, RoleModel]:
     Raises:
         UserError: a model's config.json cannot be had.
     """
-    present = {role.role for pool in job_pools(config, device) for role in pool.roles}
+    pool_of = {role.role: pool for pool in job_pools(config, device) for role in pool.roles}
     models = {
         name: _role_model(name, section, role, device)
         for name, (section, role) in model_sections(config).items()
-        if name in present
+        if name in pool_of
     }
     if isinstance(config, PPOConfig):
         facts = policy_facts(config.actor.model, device.dtype(config.rollout.dtype))
-        models["rollout"] = RoleModel("rollout", "rollout", config.rollout, facts)
+        beside = len(pool_of["rollout"].roles) - 1
+        models["rollout"] = RoleModel("rollout", "rollout", config.rollout, facts, beside)
     return models
 
 

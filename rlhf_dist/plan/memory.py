@@ -16,6 +16,7 @@ from rlhf_dist.models.heads import CHUNK_ROWS
 from rlhf_dist.plan.facts import ModelFacts
 from rlhf_dist.plan.process import ENGINE_BYTES, FRAGMENTATION, TRAINER_BYTES, ZERO_BYTES, zero_bucket, zero_sub_group
 from rlhf_dist.plan.reach import Reach
+from rlhf_dist.plan.share import memory_share
 
 _FLOAT32 = 4
 _MOMENTS = 2
@@ -135,6 +136,7 @@ def engine_footprint(
     device: Device,
     device_bytes: int | None,
     bucket_bytes: int = 0,
+    beside: int = 0,
 ) -> Footprint:
     """A process of a rollout engine. What of the device is not weights becomes cache, up to `memory_utilization`.
 
@@ -145,6 +147,7 @@ def engine_footprint(
         device: of the run.
         device_bytes: of an accelerator; None on a CPU, where the cache has its own key.
         bucket_bytes: in which weights come.
+        beside: how many other roles live on its devices.
     """
     weights = facts.parameters * facts.itemsize // rollout.tensor_parallel
     rows, longest = min(rollout.max_batch, 256), rollout.max_prompt_tokens + rollout.max_response_tokens
@@ -157,7 +160,7 @@ def engine_footprint(
         activations = rows * facts.vocabulary * _FLOAT32 + rollout.max_prompt_tokens * rows * _layer_bytes(facts)
         cache = min(int(rollout.memory_gib * 2**30), reach.cache_bytes(rollout, cache_bytes_per_token(facts, 1)))
     else:
-        cache = max(int(device_bytes * rollout.memory_utilization) - weights - activations, 0)
+        cache = max(int(device_bytes * memory_share(rollout, device_bytes, beside)) - weights - activations, 0)
     if not device.is_accelerator:
         process = ENGINE_BYTES if rollout.backend == "vllm" else TRAINER_BYTES
         # vLLM packs the weights of linear layers, and of a tied head too, whose embedding stays as it is.

@@ -40,7 +40,7 @@ class HFEngine:
         self._model: Any = AutoModelForCausalLM.from_pretrained(
             model.path,
             dtype=device.dtype(rollout.dtype),
-            attn_implementation=device.attention(model.attention),
+            attn_implementation=device.attention(model.attention, rollout.dtype),
             trust_remote_code=model.trust_remote_code,
             use_safetensors=True,
         )

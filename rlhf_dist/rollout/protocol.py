@@ -5,8 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from torch import Tensor
+
 from rlhf_dist.types import Prompts, Residency, Sequences
 from rlhf_dist.weights.transport import Endpoint, ParamInfo
+
+# What a sample's id grows by with each further turn of its response: no two draws share random numbers.
+TURN_IDS = 2**44
+
+
+def going_on(ids: Tensor) -> bool:
+    """Whether samples ``[B]`` go on from what they sampled before, so that engines have most of it in their caches."""
+    return bool((ids >= TURN_IDS).any())
 
 
 @dataclass(frozen=True)
@@ -37,6 +47,9 @@ class RolloutEngine(Protocol):
 
     def generate(self, prompts: Prompts, options: SamplingOptions) -> Sequences:
         """Samples one response a prompt, in the prompts' order. B may be 0.
+
+        What other batches left in a cache has no part in it: only samples that are :func:`going_on` find what they
+        wrote before. So a sample is the same whatever was drawn before it.
 
         The log-probabilities are log_softmax(logits / temperature), over the whole vocabulary also where top-p or
         top-k narrowed the draw: the trainer's, with which they are compared, know nothing of that.

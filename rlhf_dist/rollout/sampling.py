@@ -37,6 +37,11 @@ def sample_seed(seed: int, sample: int) -> int:
     return _mix(_mix(seed & _MASK) ^ (sample & _MASK)) >> 1
 
 
+def engine_seed(seed: int, engine: int) -> int:
+    """The seed of what an engine draws for samples without a seed of their own, in [0, 2^31): numpy takes no more."""
+    return sample_seed(seed, -1 - engine) >> 32
+
+
 def to_sequences(prompts: Prompts, responses: Sequence[Response], version: int) -> Sequences:
     """Prompts (B) with their responses (B, in the prompts' order), sampled by weights of ``version``.
 

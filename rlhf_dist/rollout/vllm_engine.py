@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from rlhf_dist.config.schema import ModelConfig, RolloutConfig
 from rlhf_dist.device import Device
 from rlhf_dist.errors import RunError
-from rlhf_dist.rollout.protocol import SamplingOptions
+from rlhf_dist.plan.share import memory_share
+from rlhf_dist.rollout.protocol import SamplingOptions, going_on
 from rlhf_dist.rollout.sampling import Response, sample_seed, to_sequences
+from rlhf_dist.rollout.vllm_sleep import SleepMode
 from rlhf_dist.types import Prompts, Residency, Sequences
 from rlhf_dist.weights.transport import Endpoint, ParamInfo
 
@@ -41,7 +43,8 @@ class VLLMEngine:
     It needs no tokenizer: prompts go in as token ids, and the ids that end a response are an argument. Its
     log-probabilities are those of the sampling distribution: log_softmax(logits / temperature).
 
-    The prefix cache is on where several samples share a prompt, and emptied after every update.
+    The prefix cache is on where samples share a prompt or go on turn by turn. It is emptied after every update, and
+    before every batch that goes on from nothing: what a sample is must not depend on what was drawn before it.
     """
 
     def __init__(
@@ -50,7 +53,8 @@ class VLLMEngine:
         rollout: RolloutConfig,
         device: Device,
         stop_token_ids: Sequence[int],
-        shared: bool = False,
+        seed: int = 0,
+        beside: int = 0,
     ) -> None:
         """Loads the model. Takes seconds.
 
@@ -59,7 +63,8 @@ class VLLMEngine:
             rollout: sizes and limits.
             device: this process's kind of device.
             stop_token_ids: sampling one of these ends a response.
-            shared: whether other roles live on its devices, so that it must be able to leave them.
+            seed: of what the engine draws without a seed of the sample's own.
+            beside: how many other roles live on its devices; it must be able to leave them where there are some.
 
         Raises:
             RunError: the process was started without :func:`engine_env`.
@@ -71,9 +76,10 @@ class VLLMEngine:
         self._rollout = rollout
         self._stop = list(stop_token_ids)
         self._version = 0
-        self._sleeps = shared and device.vllm_sleeps
-        self._residency: Residency = "all"
-        self._llm: Any = LLM(**_arguments(model, rollout, device), enable_sleep_mode=self._sleeps)
+        sleeps = beside > 0 and device.vllm_sleeps
+        arguments = _arguments(model, rollout, device, beside)
+        self._llm: Any = LLM(**arguments, seed=seed, enable_sleep_mode=sleeps)
+        self._sleep = SleepMode(self._llm, device.vllm_sleeps_in_parts) if sleeps else None
 
     def generate(self, prompts: Prompts, options: SamplingOptions) -> Sequences:
         """Samples one response a prompt, in the prompts' order. B may be 0.
@@ -90,6 +96,8 @@ class VLLMEngine:
                 f"a prompt of {longest} tokens with {options.max_tokens} of response exceeds the rollout engine's "
                 f"context (rollout.max_prompt_tokens + rollout.max_response_tokens)"
             )
+        if not going_on(prompts.ids):
+            self._empty_prefix_cache()
         outputs = self._llm.generate(
             [{"prompt_token_ids": tokens} for tokens in prompts.token_lists()],
             [self._sampling_params(options, sample) for sample in prompts.ids.tolist()],
@@ -104,30 +112,22 @@ class VLLMEngine:
     def receive(self, parameters: list[ParamInfo], version: int) -> None:
         """Takes one full set of weights, blocks until they serve, drops cached prefixes, and sets the version."""
         self._llm.collective_rpc("rlhf_receive", args=([asdict(info) for info in parameters],))
-        if not self._llm.reset_prefix_cache():
-            raise RunError("vLLM's prefix cache could not be emptied after a weight update: requests are running")
+        self._empty_prefix_cache()
         self._version = version
 
     def reside(self, to: Residency) -> None:
-        """vLLM's sleep of level 2, which drops weights and KV cache, and its waking part by part.
-
-        Where vLLM cannot sleep (on a CPU) the engine stays as it is.
-        """
-        if not self._sleeps or to == self._residency:
-            return
-        before = self._residency
-        if before == "all":
-            self._llm.sleep(level=2)
-            before = "none"
-        if to != "none":
-            tags = (["weights"] if before == "none" else []) + (["kv_cache"] if to == "all" else [])
-            self._llm.wake_up(tags)
-        self._residency = to
+        """Sleeps and wakes; where vLLM cannot (on a CPU), or nobody else is on the devices, the engine stays."""
+        if self._sleep is not None:
+            self._sleep.reside(to)
 
     def close(self) -> None:
         """Gives memory and sockets back."""
         self._llm.llm_engine.engine_core.shutdown()
-        self._llm = None
+        self._llm = self._sleep = None
+
+    def _empty_prefix_cache(self) -> None:
+        if not self._llm.reset_prefix_cache():
+            raise RunError("vLLM's prefix cache could not be emptied: requests are running")
 
     def _sampling_params(self, options: SamplingOptions, sample: int) -> SamplingParams:
         from vllm import SamplingParams
@@ -137,7 +137,7 @@ class VLLMEngine:
             top_p=options.top_p,
             top_k=options.top_k,
             max_tokens=options.max_tokens,
-            seed=sample_seed(options.seed, sample),
+            seed=sample_seed(options.seed, sample) if self._rollout.seed_per_request else None,
             stop_token_ids=self._stop,
             logprobs=0,
             flat_logprobs=True,
@@ -152,7 +152,7 @@ def _check_env(device: Device) -> None:
         raise RunError(f"the rollout engine's process must be started with {needed} in its environment")
 
 
-def _arguments(model: ModelConfig, rollout: RolloutConfig, device: Device) -> dict[str, Any]:
+def _arguments(model: ModelConfig, rollout: RolloutConfig, device: Device, beside: int) -> dict[str, Any]:
     """The arguments of ``vllm.LLM``."""
     eager = rollout.enforce_eager
     arguments: dict[str, Any] = {
@@ -166,7 +166,7 @@ def _arguments(model: ModelConfig, rollout: RolloutConfig, device: Device) -> di
         "max_model_len": rollout.max_prompt_tokens + rollout.max_response_tokens,
         "max_num_seqs": rollout.max_batch,
         "block_size": rollout.block_size,
-        "enable_prefix_caching": rollout.samples_per_prompt > 1,
+        "enable_prefix_caching": rollout.samples_per_prompt > 1 or rollout.environment is not None,
         "skip_tokenizer_init": True,
         "generation_config": "vllm",  # else the model's own top-k, top-p and stop tokens would change the distribution
         # Of the whole vocabulary: "processed" ones are taken behind top-p and top-k, "raw" ones before the temperature,
@@ -178,7 +178,7 @@ def _arguments(model: ModelConfig, rollout: RolloutConfig, device: Device) -> di
         "disable_log_stats": True,
     }
     if device.is_accelerator:
-        arguments["gpu_memory_utilization"] = rollout.memory_utilization
+        arguments["gpu_memory_utilization"] = memory_share(rollout, device.memory_bytes(), beside)
     else:
         # Of the host's memory this share would be asked for at the start, whoever else is using it; a size is not.
         arguments["kv_cache_memory_bytes"] = int(rollout.memory_gib * GIB)

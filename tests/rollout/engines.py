@@ -51,8 +51,24 @@ def serve(connection, kind, folder, rollout, device):
         from rlhf_dist.rollout.vllm_engine import VLLMEngine as Engine
     else:
         from rlhf_dist.rollout.hf_engine import HFEngine as Engine
+
+    class Counting(Engine):
+        """It also says how many tokens of the last batch's prompts vLLM had in its cache."""
+
+        def cached_tokens(self):
+            return self._cached
+
+        def generate(self, *arguments):
+            llm, outputs = self._llm.generate, []
+            self._llm.generate = lambda *args, **more: outputs.extend(llm(*args, **more)) or outputs
+            try:
+                return super().generate(*arguments)
+            finally:
+                self._llm.generate = llm
+                self._cached = [output.num_cached_tokens for output in outputs]
+
     try:
-        engine = Engine(model, rollout, device, [EOS])
+        engine = (Counting if kind == "vllm" else Engine)(model, rollout, device, [EOS])
         connection.send(("ready", None))
         while True:
             method, arguments = connection.recv()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rlhf_dist.device import CPU
-from rlhf_dist.rollout.protocol import SamplingOptions
+from rlhf_dist.rollout.protocol import TURN_IDS, SamplingOptions
 from rlhf_dist.rollout.vllm_engine import engine_env
 from rlhf_dist.types import Prompts
 from tests.rollout.engines import EOS, ROLLOUT, RemoteEngine, load, prompts, push, reference_logprobs, sender_to
@@ -137,6 +137,53 @@ def test_top_k_narrows_the_draw_and_leaves_the_log_probabilities_whole(kind, mod
             logits = model(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
         for likeliest, token in zip(logits.topk(3).indices.tolist(), response, strict=True):
             assert token in likeliest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("models", ["tied"], indirect=True)
+def test_the_samples_of_a_prompt_share_its_cache_and_a_further_turn_finds_the_earlier_one(models):
+    """With samples that are transformers' own, whatever was cached, and the same whatever was drawn before."""
+    rollout = replace(ROLLOUT, max_prompt_tokens=100, samples_per_prompt=4)
+    generator = torch.Generator().manual_seed(3)
+    three = torch.randint(3, 320, (3, 70), generator=generator).repeat_interleave(4, 0)
+    batch = Prompts(three.flatten(), torch.full((12,), 70), torch.arange(12), torch.arange(3).repeat_interleave(4))
+    options = SamplingOptions(1.0, 20, 1)
+    remote = RemoteEngine("vllm", models[0], {**engine_env(CPU), **CPU.worker_env(threads=1)}, rollout)
+    try:
+        first = remote.call("generate", batch, options)
+        assert sorted(remote.call("cached_tokens")) == [0] * 3 + [64] * 9  # whole blocks of 32
+        assert largest_gap(models[0], first, 1.0) < 1e-4
+        again = remote.call("generate", batch, options)
+        assert sorted(remote.call("cached_tokens")) == [0] * 3 + [64] * 9
+        assert torch.equal(again.tokens, first.tokens) and torch.equal(again.rollout_logprobs, first.rollout_logprobs)
+        grown = torch.split(first.tokens, first.lengths.tolist())
+        further = Prompts(first.tokens, first.lengths, batch.ids + TURN_IDS, batch.rows)
+        second = remote.call("generate", further, SamplingOptions(1.0, 10, 1))
+        assert min(remote.call("cached_tokens")) >= 64
+        assert second.prompt_lists() == [row.tolist() for row in grown]
+        assert largest_gap(models[0], second, 1.0) < 1e-4
+        sender = sender_to([remote])
+        push(sender, [remote], models[1], 1)
+        assert largest_gap(models[1], remote.call("generate", further, SamplingOptions(1.0, 10, 1)), 1.0) < 1e-4
+        remote.call("close")
+        sender.close()
+    finally:
+        remote.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("models", ["tied"], indirect=True)
+def test_without_seeds_of_their_own_samples_do_not_repeat_and_their_log_probabilities_stay_right(models):
+    rollout = replace(ROLLOUT, seed_per_request=False)
+    remote = RemoteEngine("vllm", models[0], {**engine_env(CPU), **CPU.worker_env(threads=1)}, rollout)
+    try:
+        one, other = (remote.call("generate", prompts(11), OPTIONS) for _ in range(2))
+        assert one.response_lists() != other.response_lists()
+        for sequences in (one, other):
+            assert largest_gap(models[0], sequences, OPTIONS.temperature) < 1e-4
+        remote.call("close")
+    finally:
+        remote.stop()
 
 
 @pytest.mark.slow

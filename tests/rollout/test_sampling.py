@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from rlhf_dist.errors import RunError
 from rlhf_dist.rollout.hf_engine import narrowed, sample
 from rlhf_dist.rollout.protocol import SamplingOptions
-from rlhf_dist.rollout.sampling import Response, sample_seed, to_sequences
+from rlhf_dist.rollout.sampling import Response, engine_seed, sample_seed, to_sequences
 from tests.rollout.engines import prompts
 
 
@@ -23,6 +23,11 @@ def test_neighbouring_samples_and_runs_have_unrelated_seeds():
 def test_seeds_are_the_same_on_every_machine_and_in_every_version():
     assert sample_seed(1, 0) == 3395948882924712079
     assert sample_seed(1, 1) == 8430369225095084303
+
+
+def test_engines_have_seeds_of_their_own():
+    seeds = [engine_seed(seed, engine) for seed in range(20) for engine in range(64)]
+    assert len(set(seeds)) == len(seeds) and all(0 <= seed < 2**31 for seed in seeds)
 
 
 @given(st.integers(0, 2**31), st.floats(0.1, 3.0))
