@@ -76,6 +76,9 @@ setup(
         "cpu": ["torch==2.13.0"] + [f"{need}; python_version >= '3.11'" for need in VLLM_CPU_NEEDS],
         "cuda": ["torch==2.13.0", "vllm==0.32.0; python_version >= '3.11'"],
         "npu": ["torch-npu==2.10.0.post7", "transformers==5.5.4"] + VLLM_NPU_NEEDS,
+        # Flash attention for transformers without compiling: the kernel itself comes from the hub when a model is first
+        # loaded (bounds as in transformers' own extra).
+        "flash": ["kernels>=0.17,<0.18"],
         "test": [
             "pytest>=8.4,<10",
             "pytest-timeout>=2.4",

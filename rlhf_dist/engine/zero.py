@@ -7,7 +7,7 @@ Every worker of a role holds one of these. A call gives all workers the same who
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +23,7 @@ from rlhf_dist.engine.averaging import WeightAverage
 from rlhf_dist.engine.residency import DeviceMemory
 from rlhf_dist.engine.zero_settings import deepspeed_config, initialize_deepspeed, share_masters
 from rlhf_dist.models.language import PolicyModel, ScalarModel
-from rlhf_dist.models.layout import MicroBatch, balanced_shards, lay_out, micro_batches
+from rlhf_dist.models.layout import MicroBatch, balanced_shards, lay_out, micro_batches, resolve_layout
 from rlhf_dist.types import Ragged, Residency
 
 Batch = TypeVar("Batch", bound=Ragged)
@@ -67,7 +67,8 @@ class ZeroRunner:
             self.forward_module = model.to(self.torch_device)
 
     def _settle(self, model: PolicyModel | ScalarModel, device: Device, role: ModelRole) -> None:
-        self.model, self.device, self.role = model, device, role
+        layout = resolve_layout(role.layout, device.attention(role.model.attention, role.model.dtype))
+        self.model, self.device, self.role = model, device, replace(role, layout=layout)
         self.torch_device = device.torch_device()
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self._memory = DeviceMemory(device, self._weights)

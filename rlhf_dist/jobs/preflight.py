@@ -29,6 +29,10 @@ def preflight(config: JobConfig, device: Device) -> None:
     Raises:
         ClusterError: what does not fit, and the smallest change that makes it fit.
     """
+    from rlhf_dist.plan.attention import costly_layouts
+
+    for cost in costly_layouts(config, device):
+        print(f"note: {cost}", file=sys.stderr)
     if device.is_accelerator and not device.count():
         return
     if not device.is_accelerator and (config.cluster.address or os.environ.get("RAY_ADDRESS")):

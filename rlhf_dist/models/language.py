@@ -117,7 +117,7 @@ def _hidden_states(backbone: Any, batch: MicroBatch) -> Tensor:
 def _common_arguments(config: ModelConfig, device: Device) -> dict[str, Any]:
     return {
         "dtype": device.dtype(config.dtype),
-        "attn_implementation": device.attention(config.attention),
+        "attn_implementation": device.attention(config.attention, config.dtype),
         "trust_remote_code": config.trust_remote_code,
         "use_safetensors": True,
     }
@@ -126,7 +126,11 @@ def _common_arguments(config: ModelConfig, device: Device) -> dict[str, Any]:
 def _load(auto_class: Any, config: ModelConfig, device: Device, **extra: Any) -> Any:
     try:
         return auto_class.from_pretrained(config.path, **_common_arguments(config, device), **extra)
-    except (OSError, ValueError) as error:
+    except (
+        OSError,
+        ValueError,
+        ImportError,
+    ) as error:  # the last where an attention is not installed, or not to be had
         first_line = str(error).strip().splitlines()[0]
         raise UserError(f"model.path={config.path!r} cannot be loaded: {first_line}") from error
 

@@ -10,6 +10,22 @@ from torch import Tensor
 LAYOUTS = ("right", "left", "packed")
 
 
+def is_flash(attention: str) -> bool:
+    """Whether an attn_implementation of transformers is one of flash attention, which needs no mask."""
+    return "flash" in attention
+
+
+def resolve_layout(layout: str, attention: str) -> str:
+    """What a role's `layout` comes to with the attention that its model has.
+
+    Packed sequences waste nothing where flash attention keeps them apart. Any other implementation gets a mask over
+    all pairs of a micro-batch's tokens for it, and computes all of them; padding is cheaper there.
+    """
+    if layout != "auto":
+        return layout
+    return "packed" if is_flash(attention) else "right"
+
+
 def micro_batches(lengths: Tensor, max_tokens: int, max_rows: int = 0, layout: str = "right") -> list[Tensor]:
     """Cuts B rows into groups whose size, padding included, stays within ``max_tokens``.
 

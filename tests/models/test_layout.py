@@ -6,7 +6,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_dist.models.layout import LAYOUTS, balanced_shards, lay_out, micro_batches, predicting_positions
+from rlhf_dist.models.layout import (
+    LAYOUTS,
+    balanced_shards,
+    lay_out,
+    micro_batches,
+    predicting_positions,
+    resolve_layout,
+)
 
 lengths_strategy = st.lists(st.integers(1, 30), max_size=25)
 
@@ -51,3 +58,10 @@ def test_each_response_token_is_predicted_from_the_token_before_it(sizes: list[t
         assert batch.input_ids.shape == (1, int(lengths.sum()))
     else:
         assert torch.equal(batch.input_ids[batch.attention_mask.bool()], tokens)
+
+
+def test_sequences_are_packed_where_flash_attention_keeps_them_apart_and_padded_elsewhere():
+    for attention in ("flash_attention_2", "kernels-community/flash-attn2"):
+        assert resolve_layout("auto", attention) == "packed"
+    assert resolve_layout("auto", "sdpa") == resolve_layout("auto", "eager") == "right"
+    assert resolve_layout("left", "flash_attention_2") == "left" and resolve_layout("packed", "sdpa") == "packed"
