@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from rlhf_dist.config.schema import ModelConfig, TrainedRole
 from rlhf_dist.device import CPU, NPU
 from rlhf_dist.engine.policy import ActorEngine
+from rlhf_dist.models.layout import lay_out, resolve_layout
 from rlhf_dist.rollout.hf_engine import HFEngine
 from rlhf_dist.rollout.protocol import SamplingOptions
 from rlhf_dist.types import Demonstrations
@@ -65,6 +66,26 @@ def test_bfloat16_and_recomputed_activations_are_the_cpus(folder):
     got = steps(folder, "npu", torch.bfloat16, checkpointing=True, foreach=False)
     for one, other in zip(wanted, got, strict=True):
         torch.testing.assert_close(other, one, rtol=0, atol=0)
+
+
+@torch.no_grad()
+def test_flash_attention_keeps_packed_sequences_apart_without_a_mask(folder):
+    """What `layout: auto` relies on, with torch_npu's fused attention behind transformers' flash attention."""
+    attention = NPU.attention("flash_attention_2", "auto")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, attn_implementation=attention).to("npu")
+    lengths = torch.tensor([7, 2, 11])
+    tokens = torch.randint(3, VOCABULARY, (int(lengths.sum()),), generator=torch.Generator().manual_seed(0))
+
+    def logits(rows, counts):
+        batch = lay_out(rows, counts, resolve_layout("auto", attention), torch.device("npu", 0))
+        assert batch.attention_mask is None
+        return (
+            model(input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False).logits[0].float().cpu()
+        )
+
+    alone = torch.cat([logits(row, torch.tensor([len(row)])) for row in torch.split(tokens, lengths.tolist())])
+    torch.testing.assert_close(logits(tokens, lengths), alone, rtol=0, atol=0.05)
+    assert (logits(tokens, torch.tensor([len(tokens)])) - alone).abs().max() > 0.5
 
 
 def engine(folder, device, rollout=ROLLOUT):
