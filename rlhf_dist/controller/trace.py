@@ -107,11 +107,11 @@ class Timer:
 
         Where it cannot be written, stderr says so once, and nothing else happens: no run shall end for its trace.
         """
-        if self._path is None:
-            return
         with self._lock:
             events = list(self._events)
             lanes, dropped = dict(self._lanes), self._recorded - len(self._events)
+        if self._path is None or not events:
+            return  # where a run did nothing, an earlier trace stays
         names = [
             {"ph": "M", "name": "thread_name", "pid": 1, "tid": tid, "args": {"name": lane}}
             for lane, tid in lanes.items()

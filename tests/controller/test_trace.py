@@ -132,6 +132,14 @@ def test_a_trace_that_cannot_be_written_is_said_once_and_fails_nothing(
 ) -> None:
     (tmp_path / "run").touch()  # no folder: nothing can be written into it
     timer = Timer(tmp_path / "run" / "trace.json")
-    timer.save()
-    timer.save()
+    for _ in range(2):
+        with timer("train"):
+            pass
+        timer.save()
     assert capsys.readouterr().err.count("trace.json cannot be written") == 1
+
+
+def test_a_run_that_did_nothing_leaves_an_earlier_trace_alone(tmp_path: Path) -> None:
+    (tmp_path / "trace.json").write_text("earlier")
+    Timer(tmp_path / "trace.json").save()
+    assert (tmp_path / "trace.json").read_text() == "earlier"
