@@ -177,7 +177,7 @@ class ActorEngine(LearningEngine):
             loss = loss + objective.kl_coef * (reference_kl * batch.weights).sum()
         counts = batch.weights > 0
         seen = torch.stack([counts, clipped, k3(batch.logprobs, logprobs.detach()), entropy, reference_kl.detach()])
-        return loss, torch.cat([loss.detach()[None], seen.double()[:, counts].sum(1)])
+        return loss, torch.cat([loss.detach()[None], seen.float()[:, counts].sum(1)])
 
     def fit(self, batch: Demonstrations, pretrain: Demonstrations | None) -> LanguageStats:
         """One optimizer step of SFT: cross-entropy averaged over all response tokens, pretraining text's included."""

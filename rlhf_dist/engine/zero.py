@@ -179,7 +179,7 @@ class ZeroTrainer(ZeroRunner):
         left = sum(len(groups) for _, _, groups in planned)
         reported: list[Tensor] = []
         for part, shard, groups in planned:
-            sums: Tensor | None = None
+            sums: list[Tensor] = []
             for rows in groups:
                 loss, micro_sums = part.loss_sums(part.batch.select([0]) if rows is None else shard.select(rows))
                 # DeepSpeed averages over the workers, so each one's part is scaled up by their number. A worker
@@ -188,10 +188,9 @@ class ZeroTrainer(ZeroRunner):
                 left -= 1
                 self.forward_module.set_gradient_accumulation_boundary(left == 0)
                 self.forward_module.backward(loss * weight, scale_wrt_gas=False)
-                micro_sums = micro_sums.detach().double() * (rows is not None)
-                sums = micro_sums if sums is None else sums + micro_sums
-            assert sums is not None, "a minibatch has at least one row"
-            reported.append(self._over_workers(sums))
+                sums.append(micro_sums.detach() * (rows is not None))
+            assert sums, "a minibatch has at least one row"
+            reported.append(self._over_workers(torch.stack(sums).cpu().double().sum(0)))
         return reported, self._apply(), self.last_lr
 
     def _shard(self, part: Part) -> tuple[Ragged, list[Tensor | None]]:
@@ -200,10 +199,13 @@ class ZeroTrainer(ZeroRunner):
         return part.batch.select(mine), self._aligned_micro_batches(part.lengths[mine])
 
     def _over_workers(self, sums: Tensor) -> Tensor:
-        if self.world > 1:
-            sums = sums.to(self.torch_device)
-            dist.all_reduce(sums)
-        return sums.cpu()
+        """The sums ``[S]`` float64 over all workers. They are gathered, and added up here: HCCL reduces no float64."""
+        if self.world == 1:
+            return sums
+        mine = sums.to(self.torch_device)
+        everyones = torch.empty(self.world * sums.numel(), dtype=sums.dtype, device=mine.device)
+        dist.all_gather_into_tensor(everyones, mine)
+        return everyones.cpu().view(self.world, -1).sum(0)
 
     def _apply(self) -> float:
         self.last_lr = self.optim.lr * lr_factor(

@@ -64,6 +64,28 @@ def collectives(rank: int, dtype: torch.dtype) -> None:
     assert halves[0].tolist() == [3, 3] and halves[1].tolist() == [3]
 
 
+def refusals() -> None:
+    """What the real hccl refuses, on each rank before anything is sent."""
+
+    def ones(dtype: torch.dtype) -> torch.Tensor:
+        return torch.ones(2, dtype=dtype).to(DEVICE)
+
+    for dtype in (torch.float64, torch.uint8, torch.bool):
+        with pytest.raises(RuntimeError, match="Unsupported data type"):
+            dist.all_reduce(ones(dtype))
+        with pytest.raises(RuntimeError, match="Unsupported data type"):
+            dist.reduce(ones(dtype), 0)
+        with pytest.raises(RuntimeError, match="Unsupported data type"):
+            dist.reduce_scatter_tensor(ones(dtype)[:1], ones(dtype))
+        sent = ones(dtype)
+        dist.broadcast(sent, 0)  # which only moves bytes
+        assert sent.tolist() == [1, 1]
+    with pytest.raises(RuntimeError, match="Cannot use ReduceOp"):
+        dist.all_reduce(ones(torch.int64), dist.ReduceOp.BOR)
+    with pytest.raises(RuntimeError, match="does not support gather"):
+        dist.gather(ones(torch.float32), [ones(torch.float32)] * 2 if dist.get_rank() == 0 else None)
+
+
 def main(rank: int, port: int) -> None:
     """Runs as rank ``rank`` of two that meet at ``port``."""
     dist.init_process_group("hccl", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
@@ -74,6 +96,7 @@ def main(rank: int, port: int) -> None:
     assert everyone == [{"rank": 0}, {"rank": 1}]
     with pytest.raises(RuntimeError):
         dist.all_reduce(torch.ones(2))
+    refusals()
     group = dist.new_group([0, 1])
     total = torch.ones(1, device=DEVICE)
     dist.all_reduce(total, group=group)

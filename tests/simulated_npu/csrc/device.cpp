@@ -11,6 +11,7 @@
 #include <ATen/detail/PrivateUse1HooksInterface.h>
 #include <ATen/native/transformers/attention.h>
 #include <ATen/ops/_fused_sdp_choice.h>
+#include <ATen/ops/_to_copy_native.h>
 #include <ATen/ops/copy_native.h>
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
@@ -729,6 +730,16 @@ int64_t attention_kernel(const at::Tensor& query, const at::Tensor& key, const a
   return at::_fused_sdp_choice(on_cpu(query), on_cpu(key), on_cpu(value), cpu_mask, dropout, causal, scale, grouped);
 }
 
+// As torch_npu's: Ascend's devices have no float64, and a cast to it on the device gives float32.
+at::Tensor to_copy(const at::Tensor& self, std::optional<at::ScalarType> dtype, std::optional<at::Layout> layout,
+                   std::optional<at::Device> device, std::optional<bool> pin_memory, bool non_blocking,
+                   std::optional<at::MemoryFormat> memory_format) {
+  if (dtype == at::kDouble && self.scalar_type() != at::kDouble && !layout.has_value() && !device.has_value()) {
+    dtype = at::kFloat;
+  }
+  return at::native::_to_copy(self, dtype, layout, device, pin_memory, non_blocking, memory_format);
+}
+
 TORCH_LIBRARY_IMPL(_, PrivateUse1, library) {
   library.fallback(torch::CppFunction::makeFromBoxedFunction<&run_on_cpu>());
 }
@@ -740,6 +751,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
   library.impl("_copy_from_and_resize", copy_from_and_resize);
   library.impl("_has_compatible_shallow_copy_type", has_compatible_shallow_copy_type);
   library.impl("record_stream", record_stream);
+  library.impl("_to_copy", to_copy);
   // torch would take these apart into operators, whose sum is rounded otherwise than the CPU's kernels.
   for (const char* name : {"native_layer_norm", "silu_backward"}) {
     library.impl(name, torch::CppFunction::makeFromBoxedFunction<&run_on_cpu>());

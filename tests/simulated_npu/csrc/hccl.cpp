@@ -1,4 +1,5 @@
-// The collectives between simulated NPUs: gloo's, on aliases of the npu tensors' memory.
+// The collectives between simulated NPUs: gloo's, on aliases of the npu tensors' memory. What torch_npu's
+// ProcessGroupHCCL refuses is refused: types and operations of reductions, types at all, gather, recv from anyone.
 
 #include "device.h"
 
@@ -6,6 +7,7 @@
 #include <pybind11/chrono.h>
 #include <torch/csrc/utils/pybind.h>
 
+#include <set>
 #include <string>
 
 namespace sim {
@@ -145,14 +147,17 @@ class ProcessGroupHCCL final : public c10d::Backend {
   }
   intrusive_ptr<Work> allreduce(Tensors& tensors, const c10d::AllreduceOptions& options) override {
     auto memory = on_cpu(tensors);
+    check_reduction(tensors, options.reduceOp);
     return given(gloo_->allreduce(memory, options), tensors);
   }
   intrusive_ptr<Work> allreduce_coalesced(Tensors& tensors, const c10d::AllreduceCoalescedOptions& options) override {
     auto memory = on_cpu(tensors);
+    check_reduction(tensors, options.reduceOp);
     return given(gloo_->allreduce_coalesced(memory, options), tensors);
   }
   intrusive_ptr<Work> reduce(Tensors& tensors, const c10d::ReduceOptions& options) override {
     auto memory = on_cpu(tensors);
+    check_reduction(tensors, options.reduceOp);
     return given(gloo_->reduce(memory, options), tensors);
   }
   intrusive_ptr<Work> allgather(std::vector<Tensors>& outputs, Tensors& inputs,
@@ -166,22 +171,13 @@ class ProcessGroupHCCL final : public c10d::Backend {
     auto to = on_cpu(output), from = on_cpu(input);
     return given(gloo_->_allgather_base(to, from, options), {output});
   }
-  intrusive_ptr<Work> allgather_coalesced(std::vector<Tensors>& outputs, Tensors& inputs,
-                                          const c10d::AllgatherOptions& options) override {
-    auto to = on_cpu(outputs);
-    auto from = on_cpu(inputs);
-    return given(gloo_->allgather_coalesced(to, from, options), flat(outputs));
-  }
   intrusive_ptr<Work> allgather_into_tensor_coalesced(Tensors& outputs, Tensors& inputs,
                                                       const c10d::AllgatherOptions& options) override {
     auto to = on_cpu(outputs), from = on_cpu(inputs);
     return given(gloo_->allgather_into_tensor_coalesced(to, from, options), outputs);
   }
-  intrusive_ptr<Work> gather(std::vector<Tensors>& outputs, Tensors& inputs,
-                             const c10d::GatherOptions& options) override {
-    auto to = on_cpu(outputs);
-    auto from = on_cpu(inputs);
-    return given(gloo_->gather(to, from, options), flat(outputs));
+  intrusive_ptr<Work> gather(std::vector<Tensors>&, Tensors&, const c10d::GatherOptions&) override {
+    TORCH_CHECK(false, "ProcessGroupHCCL does not support gather");
   }
   intrusive_ptr<Work> scatter(Tensors& outputs, std::vector<Tensors>& inputs,
                               const c10d::ScatterOptions& options) override {
@@ -191,17 +187,20 @@ class ProcessGroupHCCL final : public c10d::Backend {
   }
   intrusive_ptr<Work> reduce_scatter(Tensors& outputs, std::vector<Tensors>& inputs,
                                      const c10d::ReduceScatterOptions& options) override {
+    check_reduction(outputs, options.reduceOp);
     auto to = on_cpu(outputs);
     auto from = on_cpu(inputs);
     return given(gloo_->reduce_scatter(to, from, options), outputs);
   }
   intrusive_ptr<Work> _reduce_scatter_base(at::Tensor& output, at::Tensor& input,
                                            const c10d::ReduceScatterOptions& options) override {
+    check_reduction({output}, options.reduceOp);
     auto to = on_cpu(output), from = on_cpu(input);
     return given(gloo_->_reduce_scatter_base(to, from, options), {output});
   }
   intrusive_ptr<Work> reduce_scatter_tensor_coalesced(Tensors& outputs, Tensors& inputs,
                                                       const c10d::ReduceScatterOptions& options) override {
+    check_reduction(outputs, options.reduceOp);
     auto to = on_cpu(outputs), from = on_cpu(inputs);
     return given(gloo_->reduce_scatter_tensor_coalesced(to, from, options), outputs);
   }
@@ -222,16 +221,31 @@ class ProcessGroupHCCL final : public c10d::Backend {
     auto memory = on_cpu(tensors);
     return given(gloo_->recv(memory, from, tag), tensors);
   }
-  intrusive_ptr<Work> recvAnysource(Tensors& tensors, int tag) override {
-    auto memory = on_cpu(tensors);
-    return given(gloo_->recvAnysource(memory, tag), tensors);
+  intrusive_ptr<Work> recvAnysource(Tensors&, int) override {
+    TORCH_CHECK(false, "ProcessGroupHCCL does not support recv from any source");
   }
   intrusive_ptr<Work> barrier(const c10d::BarrierOptions&) override {
     return given(gloo_->barrier(), {});
   }
 
  private:
+  // torch_npu's checkSupportedDataType and getHcclReduceOp (Ascend/pytorch, ProcessGroupHCCL.cpp): float64 and uint8
+  // only on devices later than those of the documented CANN.
+  static void check_reduction(const Tensors& tensors, const c10d::ReduceOp& operation) {
+    static const std::set<at::ScalarType> types = {at::kChar, at::kShort, at::kInt,     at::kLong,
+                                                   at::kHalf, at::kFloat, at::kBFloat16};
+    static const std::set<c10d::ReduceOp::RedOpType> operations = {
+        c10d::ReduceOp::SUM, c10d::ReduceOp::AVG, c10d::ReduceOp::MIN, c10d::ReduceOp::MAX, c10d::ReduceOp::PRODUCT};
+    for (const auto& tensor : tensors) {
+      TORCH_CHECK(types.count(tensor.scalar_type()), "HCCL reductions: Unsupported data type ", tensor.scalar_type());
+    }
+    TORCH_CHECK(operations.count(operation.op_), "Cannot use ReduceOp ", static_cast<int>(operation.op_), " with HCCL");
+  }
   static at::Tensor on_cpu(const at::Tensor& tensor) {
+    static const std::set<at::ScalarType> types = {at::kByte, at::kChar,  at::kShort,  at::kInt,  at::kLong,
+                                                   at::kHalf, at::kFloat, at::kDouble, at::kBool, at::kBFloat16};
+    TORCH_CHECK(types.count(tensor.scalar_type()), "Unsupported data type for HCCL process group: ",
+                tensor.scalar_type());
     TORCH_CHECK(tensor.device().type() == kNpu, "hccl works on npu tensors only, and got one on ",
                 tensor.device().str());
     TORCH_CHECK(tensor.is_contiguous(), "hccl: tensors must be contiguous");

@@ -120,6 +120,12 @@ def test_what_mixes_devices_is_refused(name):
     assert torch.equal(x.cpu(), CPU)
 
 
+def test_a_cast_to_float64_on_the_device_gives_float32():
+    x = torch.ones(4, device=DEVICE)
+    assert x.double().dtype == x.to(torch.float64).dtype == torch.float32
+    assert torch.ones(4, dtype=torch.float64).to(DEVICE).dtype == torch.float64
+
+
 def test_what_cuda_lets_pass_passes():
     x = torch.ones(4, 4, device=DEVICE)
     x.copy_(CPU * 2)
