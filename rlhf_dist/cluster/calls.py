@@ -12,6 +12,7 @@ from ray.exceptions import RayError
 
 from rlhf_dist.cluster.failures import call_failure, tails
 from rlhf_dist.errors import RunError
+from rlhf_dist.types import Residency
 
 if TYPE_CHECKING:
     from rlhf_dist.cluster.group import WorkerGroup
@@ -30,12 +31,14 @@ class Call(Generic[T]):
         method: name of the engine's method.
         args: for each worker its arguments.
         combine: the workers' answers, in rank order, to the call's result.
+        needs: how much of the role must be on its device, where roles share devices.
     """
 
     group: WorkerGroup
     method: str
     args: Sequence[tuple[Any, ...]]
     combine: Callable[[list[Any]], T]
+    needs: Residency = "all"
 
 
 def same_args(group: WorkerGroup, *args: Any) -> list[tuple[Any, ...]]:

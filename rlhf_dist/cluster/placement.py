@@ -172,12 +172,15 @@ class Placement:
     def run(self, *calls: Call[Any], timeout_s: float) -> list[Any]:
         """Runs calls on several roles: at once where each has its own devices, else one after another.
 
-        Roles that share devices come onto them for their calls, and wait in host memory meanwhile.
+        Roles that share devices come onto them for their calls, as far as these need it, and wait in host memory
+        meanwhile.
         """
         answers: dict[int, Any] = {}
         for wave in self.waves([call.group.role for call in calls]):
             now = [calls[index] for index in wave]
-            self.residents.bring({call.group: "all" for call in now}, timeout_s)
+            self.residents.bring(
+                {call.group: self.residents.at_least(call.group, call.needs) for call in now}, timeout_s
+            )
             answers |= zip(wave, run_calls(now, timeout_s), strict=True)
         return [answers[index] for index in range(len(calls))]
 

@@ -11,6 +11,8 @@ from rlhf_dist.types import Residency
 if TYPE_CHECKING:
     from rlhf_dist.cluster.group import WorkerGroup
 
+_ORDER: dict[Residency, int] = {"none": 0, "weights": 1, "all": 2}
+
 
 class Residents:
     """The roles of a run by the devices they share, and how much of each is on them.
@@ -39,6 +41,10 @@ class Residents:
         if len(self._with[group.role]) > 1:
             self._groups[group.role], self._state[group.role] = group, "all"
 
+    def at_least(self, group: WorkerGroup, needs: Residency) -> Residency:
+        """What a group is to have on its device for a call that needs so much: what is there already may stay."""
+        return max(needs, self._state.get(group.role, needs), key=_ORDER.__getitem__)
+
     def bring(self, wanted: Mapping[WorkerGroup, Residency], timeout_s: float) -> None:
         """Brings groups onto their devices, as far as ``wanted`` says, after all others have left these.
 
@@ -52,9 +58,8 @@ class Residents:
         state = {group.role: residency for group, residency in wanted.items() if group.role in self._state}
         together = {other for role in state for other in self._with[role]} & self._state.keys()
         leaving: dict[str, Residency] = dict.fromkeys(together - state.keys(), "none")
-        order = {"none": 0, "weights": 1, "all": 2}
-        shrinking = {role: to for role, to in state.items() if order[to] < order[self._state[role]]}
-        growing = {role: to for role, to in state.items() if order[to] > order[self._state[role]]}
+        shrinking = {role: to for role, to in state.items() if _ORDER[to] < _ORDER[self._state[role]]}
+        growing = {role: to for role, to in state.items() if _ORDER[to] > _ORDER[self._state[role]]}
         for moves in (leaving | shrinking, growing):
             self._move({role: to for role, to in moves.items() if self._state[role] != to}, timeout_s)
 

@@ -44,8 +44,9 @@ class Role:
         return Call(self.group, method, same_args(self.group, *args), _first)
 
     def _scatter(self, method: str, batch: Any, lengths: Tensor, outputs: Tensor) -> Call[Tensor]:
-        """Every worker answers for its share of the rows."""
-        return Call(self.group, method, same_args(self.group, batch), lambda parts: reassemble(parts, lengths, outputs))
+        """Every worker answers for its share of the rows, by forward passes alone."""
+        arguments = same_args(self.group, batch)
+        return Call(self.group, method, arguments, lambda parts: reassemble(parts, lengths, outputs), needs="weights")
 
 
 class TrainedModel(Role):

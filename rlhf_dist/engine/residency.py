@@ -38,6 +38,7 @@ class DeviceMemory:
         """Leaves on the device, or brings back to it, what ``to`` says."""
         if not self._device.is_accelerator:
             return
+        self._device.synchronize()  # on all of its streams, of which ZeRO has some of its own
         if to != "all" and not self._away:
             self._weight_ids = {_id(tensor) for tensor in self._weights()}
         if to == "none":
@@ -49,6 +50,7 @@ class DeviceMemory:
             self._bring_back(lambda _: True)
         self._device.synchronize()
         self._device.empty_cache()
+        print(f"on the device: {to} ({self._device.memory()['device_allocated'] / 2**20:.1f} MiB)")
 
     def _send_away(self, which: Callable[[Any], bool]) -> None:
         gc.collect()  # rather than to take along what nobody needs

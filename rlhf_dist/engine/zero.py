@@ -21,6 +21,7 @@ from rlhf_dist.device import Device
 from rlhf_dist.engine import checkpoint
 from rlhf_dist.engine.averaging import WeightAverage
 from rlhf_dist.engine.residency import DeviceMemory
+from rlhf_dist.engine.shards import local
 from rlhf_dist.engine.zero_settings import deepspeed_config, initialize_deepspeed, share_masters
 from rlhf_dist.models.language import PolicyModel, ScalarModel
 from rlhf_dist.models.layout import MicroBatch, balanced_shards, lay_out, micro_batches, resolve_layout
@@ -74,8 +75,8 @@ class ZeroRunner:
         self._memory = DeviceMemory(device, self._weights)
 
     def _weights(self) -> list[Tensor]:
-        """What holds this worker's part of the model: under stage 3 its shards."""
-        return [getattr(parameter, "ds_tensor", parameter.data) for parameter in self.model.parameters()]
+        """What a forward pass needs: this worker's part of the weights, under stage 3 its shards, and the buffers."""
+        return [*map(local, self.model.parameters()), *self.model.buffers()]
 
     def reside(self, to: Residency) -> None:
         """Brings the model and all that belongs to it onto the device, or to host memory, as far as ``to`` says."""

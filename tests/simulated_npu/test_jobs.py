@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -102,3 +103,8 @@ def test_ppo_learns_the_same_on_own_and_on_shared_devices(tmp_path: Path) -> Non
         for name in ("reward/score_mean", "kl/sequence_mean", "loss/policy", "loss/value", "policy/grad_norm"):
             assert ours[name] == pytest.approx(theirs[name], rel=2e-3, abs=2e-4), (name, ours["step"])
     check_only_the_function_left_the_devices_alone(tmp_path)
+    for worker in ("critic-0", "critic-1"):
+        log = (tmp_path / "runs/ppo/logs" / f"{worker}.log").read_text()
+        moves = re.findall(r"^on the device: (\w+)", log, re.MULTILINE)
+        # In each of the two steps its weights come for the values, and all of it only to train.
+        assert moves[:9] == ["none", *["weights", "none", "all", "none"] * 2]

@@ -136,6 +136,7 @@ def test_a_model_that_learns_leaves_the_device_and_comes_back_as_it_was(folder, 
     goes = learner(folder, stage, dtype)
     for number in range(3):
         goes.fit(DEMONSTRATIONS, None)
+        losses = goes.token_losses(DEMONSTRATIONS)
         gc.collect()  # what earlier tests and steps left in cycles is no part of what leaves and returns
         before = torch.npu.memory_allocated()
         goes.reside("none")
@@ -145,6 +146,7 @@ def test_a_model_that_learns_leaves_the_device_and_comes_back_as_it_was(folder, 
         storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in goes.runner._weights()}
         weights = sum(storage.nbytes() for storage in storages.values())
         assert weights <= torch.npu.memory_allocated() - away <= 1.01 * weights + 4096
+        torch.testing.assert_close(goes.token_losses(DEMONSTRATIONS), losses, rtol=0, atol=0)
         goes.reside("none" if number == 1 else "weights")
         goes.reside("all")
         assert torch.npu.memory_allocated() == pytest.approx(before, rel=1e-3)
