@@ -42,6 +42,7 @@ class Device:
         vllm_sleeps_in_parts: whether it can also do so while a part of it sleeps already.
         interface_variables: environment variables that name the network interface of the collectives.
         waiting_variable: environment variable that lets a collective's `wait()` wait, and raise at its deadline.
+        fused_adamw: whether torch's AdamW has a kernel of its own there, one for all weights.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Device:
     vllm_sleeps: bool
     vllm_sleeps_in_parts: bool
     interface_variables: tuple[str, ...]
+    fused_adamw: bool
     waiting_variable: str | None = None
 
     @property
@@ -250,6 +252,7 @@ CUDA = Device(
     # torch's ProcessGroupNCCL reads it when it is made. Without it wait() returns at once, and at the deadline a
     # watchdog ends the whole process, so that nobody could say who was waited for.
     waiting_variable="TORCH_NCCL_BLOCKING_WAIT",
+    fused_adamw=True,
 )
 NPU = Device(
     name="npu",
@@ -264,6 +267,7 @@ NPU = Device(
     vllm_sleeps=True,
     vllm_sleeps_in_parts=False,  # vllm 0.23, v1/executor/abstract.py: no sleep until all of it is awake
     interface_variables=("HCCL_SOCKET_IFNAME", GLOO_INTERFACE),
+    fused_adamw=False,  # torch_npu has a class of its own instead, which DeepSpeed does not know
 )
 CPU = Device(
     name="cpu",
@@ -278,6 +282,7 @@ CPU = Device(
     vllm_sleeps=False,
     vllm_sleeps_in_parts=False,
     interface_variables=(GLOO_INTERFACE,),
+    fused_adamw=False,
 )
 
 DEVICES = {device.name: device for device in (CUDA, NPU, CPU)}

@@ -63,7 +63,8 @@ class ZeroRunner:
         self._settle(model.eval().requires_grad_(False), device, role)
         if role.zero_stage == 3:
             dtype = next(model.parameters()).dtype
-            self.forward_module, *_ = initialize_deepspeed(model=model, config=deepspeed_config(3, dtype, 0.0, device))
+            config = deepspeed_config(3, dtype, 0.0, device, learning=0)
+            self.forward_module, *_ = initialize_deepspeed(model=model, config=config)
         else:
             self.forward_module = model.to(self.torch_device)
 
@@ -152,15 +153,20 @@ class ZeroTrainer(ZeroRunner):
         self.optim, self.total_steps, self.zero_stage = role.optim, total_steps, role.zero_stage
         self.steps_taken = 0
         optim, dtype = role.optim, next(model.parameters()).dtype
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        learning = sum(parameter.numel() for parameter in parameters)
         self.adamw = torch.optim.AdamW(
-            [parameter for parameter in model.parameters() if parameter.requires_grad],
+            parameters,
             lr=optim.lr,
             betas=(optim.betas[0], optim.betas[1]),
             eps=optim.eps,
             weight_decay=optim.weight_decay,
+            fused=device.fused_adamw or None,  # None: torch's choice among the others
         )
         self.forward_module, self.optimizer, *_ = initialize_deepspeed(
-            model=model, optimizer=self.adamw, config=deepspeed_config(role.zero_stage, dtype, optim.grad_clip, device)
+            model=model,
+            optimizer=self.adamw,
+            config=deepspeed_config(role.zero_stage, dtype, optim.grad_clip, device, learning),
         )
         share_masters(self.optimizer)
         self.average: WeightAverage | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from rlhf_dist.device import Device
 from rlhf_dist.plan.process import zero_bucket, zero_sub_group
@@ -20,10 +21,28 @@ def initialize_deepspeed(**arguments: Any) -> tuple[Any, ...]:
     from deepspeed import ops
 
     ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    config, model = arguments["config"], arguments["model"]
+    if config["zero_optimization"]["stage"] == 3:
+        _shard(model, config)
     return deepspeed.initialize(**arguments)
 
 
-def deepspeed_config(zero_stage: int, dtype: torch.dtype, grad_clip: float, device: Device) -> dict[str, Any]:
+def _shard(model: Any, config: dict[str, Any]) -> None:
+    """Brings a model onto the device and shards it, one parameter at a time.
+
+    Left to itself, ``deepspeed.initialize`` brings all of it there before it shards anything.
+    """
+    import deepspeed
+    from deepspeed.accelerator import get_accelerator
+
+    deepspeed.zero.Init(module=model, config_dict_or_path=config)
+    for buffer in model.buffers():  # which Init leaves where they were
+        buffer.data = buffer.data.to(get_accelerator().current_device_name())
+
+
+def deepspeed_config(
+    zero_stage: int, dtype: torch.dtype, grad_clip: float, device: Device, learning: int
+) -> dict[str, Any]:
     """DeepSpeed's configuration of a role.
 
     Args:
@@ -31,6 +50,7 @@ def deepspeed_config(zero_stage: int, dtype: torch.dtype, grad_clip: float, devi
         dtype: of its weights.
         grad_clip: largest norm of a gradient; 0: not clipped.
         device: on which it lives.
+        learning: elements of the parameters that learn.
     """
     return {
         "train_micro_batch_size_per_gpu": 1,
@@ -43,23 +63,27 @@ def deepspeed_config(zero_stage: int, dtype: torch.dtype, grad_clip: float, devi
             # Without ZeRO, DeepSpeed keeps no float32 copy of bfloat16 weights, and small updates are lost; stage 1
             # does, and is the same training otherwise.
             "stage": max(zero_stage, 1) if dtype == torch.bfloat16 else zero_stage,
-            "overlap_comm": False,
-            **buckets(device),
+            # On a stream of its own, beside the backward pass; a CPU has no streams, and one worker nobody to talk to.
+            "overlap_comm": device.is_accelerator and dist.get_world_size() > 1,
+            **buckets(device, learning),
             "stage3_param_persistence_threshold": 0,
         },
         "zero_force_ds_cpu_optimizer": False,
     }
 
 
-def buckets(device: Device) -> dict[str, int]:
+def buckets(device: Device, learning: int) -> dict[str, int]:
     """How much ZeRO handles at once, in elements.
 
     On a CPU the latency of a collective is that of memory, and each bucket is a copy of what is in memory already.
+    DeepSpeed makes the buckets of gradients as large as they may be, however little there is to put into them; their
+    size must be even.
     """
     size = zero_bucket(device)
+    reduced = min(size, 8 * (learning // 8 + 1))
     return {
-        "reduce_bucket_size": size,
-        "allgather_bucket_size": size,
+        "reduce_bucket_size": reduced,
+        "allgather_bucket_size": reduced,
         "stage3_prefetch_bucket_size": size,
         "sub_group_size": zero_sub_group(device),
     }

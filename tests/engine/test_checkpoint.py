@@ -202,6 +202,21 @@ def refusal(folder: Path, config: TrainedRole, kind: str = "actor") -> str:
     return str(caught.value)
 
 
+def test_the_fused_optimizer_learns_the_same_and_goes_on(alone: None, tmp_path: Path) -> None:
+    write_model(tmp_path / "model")
+    config = role(tmp_path, 0, "float32", 0)
+    plain = learn(make("actor", config), 4)
+    device = replace(CPU, fused_adamw=True)  # a CPU has the kernel too
+    whole, resumed = (ActorEngine(config, device, 1.0, 20) for _ in range(2))
+    assert whole.runner.adamw.defaults["fused"]
+    losses = learn(whole, 2)
+    whole.save_checkpoint(tmp_path / "half")
+    resumed.load_checkpoint(tmp_path / "half")
+    rest = learn(whole, 2)
+    assert learn(resumed, 2) == rest
+    assert losses + rest == pytest.approx(plain, rel=1e-5)
+
+
 def test_what_is_of_another_model_is_named(small: Path, tmp_path: Path) -> None:
     mine = role(small, 0, "float32")
     assert "lora.rank=2, and now it is 4" in refusal(small, replace(mine, lora=LoraSettings(rank=4, dropout=0.5)))

@@ -42,6 +42,18 @@ def test_collectives() -> None:
 
 
 @pytest.mark.slow
+def test_zero_3_never_has_the_whole_model_on_a_device() -> None:
+    port = str(free_port())
+    finish(
+        [
+            start("-m", "tests.simulated_npu.loading", str(rank), port, ASCEND_RT_VISIBLE_DEVICES=str(rank))
+            for rank in range(2)
+        ],
+        timeout_s=120,
+    )
+
+
+@pytest.mark.slow
 def test_two_ranks_on_one_device_are_refused() -> None:
     port = str(free_port())
     with pytest.raises(AssertionError, match="the ranks 0, 1 are on the same device, npu 1 of"):
