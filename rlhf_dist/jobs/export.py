@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_dist.config.suggest import suggest
+from rlhf_dist.controller.checkpoints import damage
 from rlhf_dist.durable import PARTIAL, replace_folder, sync_tree
 from rlhf_dist.errors import UserError
 
@@ -37,6 +38,9 @@ def export(
     if out.exists():
         raise UserError(f"{out} exists: choose another directory, or remove it")
     folder = checkpoint / _role(checkpoint, role)
+    problem = damage(checkpoint)
+    if problem is not None:
+        raise UserError(f"{checkpoint} is no whole checkpoint: {problem}")
     from rlhf_dist.engine.checkpoint import MODEL, RoleState
 
     state = RoleState.read(folder)

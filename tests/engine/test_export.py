@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from rlhf_dist.__main__ import main
 from rlhf_dist.config.schema import LoraSettings, ModelConfig, OptimConfig, TrainedRole
+from rlhf_dist.controller.checkpoints import MANIFEST, write_manifest
 from rlhf_dist.device import CPU
 from rlhf_dist.engine.function_reward import FunctionScorer
 from rlhf_dist.engine.policy import ActorEngine
@@ -38,8 +39,15 @@ def trained(folder: Path, kind: str, lora: int = 0, **settings: Any) -> Any:
         engine.fit(comparisons())
         engine.shift(0.625)
     engine.save_checkpoint(folder / "step-1" / kind)
+    made_whole(folder / "step-1")
     engine.save_model(folder / "saved", fields["path"])
     return engine
+
+
+def made_whole(checkpoint: Path) -> None:
+    """Writes the manifest, as the controller does."""
+    (checkpoint / MANIFEST).unlink(missing_ok=True)
+    write_manifest(checkpoint, {})
 
 
 def same_files(one: Path, other: Path) -> None:
@@ -82,6 +90,7 @@ def test_mistakes_are_one_line_and_leave_nothing(
     shutil.copytree(step / "actor", step / "critic")
     shutil.copytree(step / "actor", step / "other")
     (step / "actor/state.json").unlink()
+    made_whole(step)
     assert "say which with --role" in said(capsys, step, out)
     shutil.move(tmp_path / "base", tmp_path / "moved")
     assert "cannot be loaded" in said(capsys, step, out, "--role", "critic")
@@ -92,10 +101,12 @@ def test_mistakes_are_one_line_and_leave_nothing(
     assert "is not the base" in said(capsys, step, out, "--role", "critic")
     engine.runner.average = None
     engine.save_checkpoint(tmp_path / "other/actor")
+    assert "is no whole checkpoint: it has no manifest" in said(capsys, tmp_path / "other", out)
+    made_whole(tmp_path / "other")
     assert "no average" in said(capsys, tmp_path / "other", out, "--average")
     (file,) = (tmp_path / "other/actor").glob("weights-*")
     file.write_bytes(b"x" * 100)
-    assert "damaged" in said(capsys, tmp_path / "other", out)
+    assert f"is no whole checkpoint: actor/{file.name} has 100 bytes" in said(capsys, tmp_path / "other", out)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("out")]
 
 

@@ -18,6 +18,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from rlhf_dist.__main__ import main
+from rlhf_dist.controller.checkpoints import Checkpoints
 from tests.pipeline.conftest import Outcome, Workplace
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -70,6 +72,18 @@ def test_the_reward_model_is_saved_with_its_head(place: Workplace) -> None:
     assert 0 <= summary["after"]["accuracy"] <= 1
     model = AutoModelForSequenceClassification.from_pretrained(run / "model")
     assert torch.equal(model.score.weight, load_file(run / "model/model.safetensors")["score.weight"])
+
+
+@pytest.mark.parametrize("job", ["sft", "reward"])
+def test_the_last_checkpoint_is_exported_as_the_run_saved_its_model(place: Workplace, tmp_path: Path, job: str) -> None:
+    run = place.root / "runs" / job
+    checkpoint = Checkpoints(run / "checkpoints").whole()[-1].path
+    assert main(["export", str(checkpoint), str(tmp_path / "out")]) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
+        path.name for path in (run / "model").iterdir()
+    )
+    for path in (run / "model").iterdir():
+        assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes(), path.name
 
 
 @pytest.fixture(scope="module")
