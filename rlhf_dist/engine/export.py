@@ -11,6 +11,7 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 
 from rlhf_dist.config.schema import ModelConfig
+from rlhf_dist.data.hub import hub_reachable
 from rlhf_dist.durable import replace_folder, sync_tree
 from rlhf_dist.engine.averaging import WeightAverage
 from rlhf_dist.weights.source import gathered_adapter, gathered_state_dict
@@ -86,7 +87,9 @@ def save_tokenizer(path: str, trust_remote_code: bool, folder: Path) -> None:
     """Writes the tokenizer of the model at ``path`` into ``folder``."""
     from transformers import AutoTokenizer
 
-    AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code).save_pretrained(folder)
+    local = Path(path).is_dir() or not hub_reachable()
+    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code, local_files_only=local)
+    tokenizer.save_pretrained(folder)
 
 
 def save_description(model: Any, config: ModelConfig, folder: Path) -> None:

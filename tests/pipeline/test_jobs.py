@@ -136,9 +136,12 @@ def test_a_line_of_metrics_holds_what_the_contract_names(plain: list[dict[str, f
 def test_the_layout_of_a_job_does_not_change_its_losses(
     place: Workplace, plain: list[dict[str, float]], settings: list[str]
 ) -> None:
-    for ours, theirs in zip(place.run("ppo", "layout", *settings).metrics, plain, strict=True):
+    outcome = place.run("ppo", "layout", *settings)
+    for ours, theirs in zip(outcome.metrics, plain, strict=True):
         for name in SAME_EVERYWHERE:
             assert ours[name] == pytest.approx(theirs[name], rel=2e-3, abs=2e-4), name
+    random = [path.read_bytes() for path in outcome.run.glob("checkpoints/step-2/*/random-*")]
+    assert len(set(random)) == len(random) == 3  # each worker draws from a seed of its own
 
 
 def test_more_workers_than_sequences_and_more_engines_than_prompts_lose_nothing(place: Workplace) -> None:
