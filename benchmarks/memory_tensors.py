@@ -18,6 +18,7 @@ import socket
 import sys
 import tempfile
 from dataclasses import asdict, dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +52,12 @@ class Case:
 
 
 def measured(case: Case, workers: int) -> dict[str, int]:
-    """Bytes of each kind in this process, the constant bucket of ZeRO-3 left out."""
+    """Bytes of each kind in this process, the bucket of ZeRO-3 left out."""
     from rlhf_dist.engine.policy import ActorEngine
     from rlhf_dist.engine.residency import device_storages
-    from rlhf_dist.plan.process import zero_bucket
+    from rlhf_dist.engine.zero_settings import buckets
     from rlhf_dist.types import Demonstrations
+    from rlhf_dist.weights.source import full_shape
 
     device = detect()
     before = {
@@ -83,7 +85,8 @@ def measured(case: Case, workers: int) -> dict[str, int]:
     masters = [parameter for group in inner.param_groups for parameter in group["params"]]
     masters += _nested_tensors(getattr(runner.optimizer, "fp32_partitioned_groups_flat", []))
     optimizer = {key: size for key, size in _storages([*states, *masters]).items() if key not in weights}
-    bucket = zero_bucket(device) * itemsize_of(case) if case.stage == 3 else -1
+    learning = sum(prod(full_shape(parameter)) for parameter in engine.policy.parameters() if parameter.requires_grad)
+    bucket = buckets(device, learning)["reduce_bucket_size"] * itemsize_of(case) if case.stage == 3 else -1
     rest = [key for key, size in everything.items() if size != bucket]
     rest = [key for key in rest if key not in weights and key not in optimizer and key not in before]
     return {

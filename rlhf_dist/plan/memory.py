@@ -223,7 +223,7 @@ def _fragmentation(device: Device, working: int) -> int:
 
 
 def _zero_buffers(facts: ModelFacts, role: ModelRole, device: Device, training: bool) -> int:
-    bucket = zero_bucket(device)
+    bucket = min(facts.learning, zero_bucket(device))
     if role.zero_stage == 3:
         gathered = min(facts.parameters, max(_LIVE_PARAMETERS, 2 * facts.largest))
         # Copies of a parameter while it is gathered, and of its gradient while gloo reduces it.
@@ -231,7 +231,7 @@ def _zero_buffers(facts: ModelFacts, role: ModelRole, device: Device, training: 
         return (gathered + copies + (bucket if training else 0)) * facts.itemsize
     if not training or (role.zero_stage == 0 and facts.itemsize == _FLOAT32) or role.num_workers == 1:
         return 0
-    return min(facts.learning, bucket) * facts.itemsize
+    return bucket * facts.itemsize * (2 if device.is_accelerator else 1)  # one fills while the other is reduced
 
 
 def _training_activations(facts: ModelFacts, role: TrainedRole, reach: Reach) -> int:

@@ -22,8 +22,12 @@ FRAGMENTATION = 0.5
 
 
 def zero_bucket(device: Device) -> int:
-    """Elements that ZeRO reduces or gathers at once: `rlhf_dist.engine.zero_settings` tells DeepSpeed."""
-    return 50_000_000 if device.is_accelerator else 8_000_000
+    """Elements that ZeRO reduces or gathers at once: `rlhf_dist.engine.zero_settings` tells DeepSpeed.
+
+    On accelerators 400 MB in bfloat16: between the 5e8 elements that DeepSpeed has by default, of which it keeps two
+    buckets where communication overlaps, and small ones, whose latencies add up.
+    """
+    return 200_000_000 if device.is_accelerator else 8_000_000
 
 
 def zero_sub_group(device: Device) -> int:
