@@ -175,10 +175,13 @@ def test_dpo_learns_the_rankings_and_goes_on_after_a_resume(place: Workplace) ->
     for name in ("report.html", "trace.json", "model/model.safetensors", "model/tokenizer.json"):
         assert (whole.run / name).exists(), name
     last = without_times(whole)[-1]
-    shutil.rmtree(whole.run / "checkpoints" / "step-4", ignore_errors=True)
+    shutil.rmtree(whole.run / "checkpoints" / "step-4")  # as if it had been stopped after step 2
+    (whole.run / "summary.json").unlink()
     resumed = place.start("dpo", "dpo", "dpo.max_steps=4", "actor.num_workers=2", "actor.zero_stage=3",
                           "run.overwrite=false", "run.resume=true")  # fmt: skip
-    assert without_times(place.finish(resumed, "dpo", expect=0))[-1] == pytest.approx(last, rel=1e-4, abs=1e-6)
+    outcome = place.finish(resumed, "dpo", expect=0)
+    assert "going on after step 2" in outcome.output and [line["step"] for line in outcome.metrics] == [1, 2, 3, 4]
+    assert without_times(outcome)[-1] == pytest.approx(last, rel=1e-4, abs=1e-6)
 
 
 def test_the_reward_is_the_weighted_sum_of_its_sources(place: Workplace) -> None:
