@@ -110,8 +110,11 @@ class Device:
             self.module().empty_cache()
 
     def count(self) -> int:
-        """Accelerators that this process sees."""
-        self.load()
+        """Accelerators that this process sees: none on a machine without their libraries, from which one may launch."""
+        try:
+            self.load()
+        except (UserError, ImportError):
+            return 0
         return self.module().device_count() if self.is_accelerator else 0
 
     def memory_bytes(self) -> int:

@@ -15,6 +15,13 @@ def test_an_npu_without_cann_in_the_environment_says_what_to_do(monkeypatch: pyt
         NPU.load()
 
 
+def test_a_machine_without_a_devices_libraries_has_none_of_it_and_can_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ASCEND_HOME_PATH", raising=False)
+    assert NPU.count() == 0
+    monkeypatch.setenv("ASCEND_HOME_PATH", "/nowhere")
+    assert NPU.count() == 0
+
+
 def test_a_shared_buffer_is_the_same_memory_on_both_sides() -> None:
     buffer, handle = CPU.shared_buffer(1024)
     other = CPU.open_shared(handle, torch.device("cpu"))
