@@ -62,9 +62,7 @@ class RoleModel:
             bucket_bytes: in which weights go to engines.
         """
         if isinstance(self.config, RolloutConfig):
-            return engine_footprint(
-                self.facts, self.config, reach, device, device_bytes, bucket_bytes, self.beside
-            )
+            return engine_footprint(self.facts, self.config, reach, device, device_bytes, bucket_bytes, self.beside)
         if isinstance(self.config, TrainedRole):
             return trained_footprint(self.facts, self.config, reach, device)
         assert isinstance(self.config, FrozenRole)
