@@ -101,6 +101,7 @@ def save_description(model: Any, config: ModelConfig, folder: Path) -> None:
         custom_object_save(model, folder, config=model.config)
     model.config.save_pretrained(folder)
     if model.can_generate():
-        model.generation_config.save_pretrained(folder)
+        with suppress(ValueError):  # transformers reads some that it refuses to write
+            model.generation_config.save_pretrained(folder)
     with suppress(OSError, ValueError):  # a critic's model may have no tokenizer
         save_tokenizer(config.path, config.trust_remote_code, folder)
