@@ -14,9 +14,10 @@ from rlhf_dist.controller.job import Desk, Job, writing
 from rlhf_dist.controller.lock import LockLost
 from rlhf_dist.controller.metrics import MetricsWriter
 from rlhf_dist.durable import write_json_atomic
-from rlhf_dist.errors import RunError, StoppedByUser, UserError
+from rlhf_dist.errors import MemoryRanOut, RunError, StoppedByUser, UserError
 
 STATE_FILE = "state.json"
+_FINAL = (LockLost, MemoryRanOut)  # after these nothing more can be saved: the run's place or a worker is gone
 
 
 @dataclass
@@ -137,7 +138,7 @@ class Loop:
         """A checkpoint on the way: where it fails, the run goes on with those that it has."""
         try:
             self._save()
-        except LockLost:
+        except _FINAL:
             raise
         except RunError as error:
             newest = self._desk.directory.checkpoints.newest()
@@ -203,7 +204,7 @@ class Loop:
     def _save_error(self) -> RunError | None:
         try:
             self._save()
-        except LockLost:
+        except _FINAL:
             raise
         except RunError as error:
             return error

@@ -84,7 +84,8 @@ class Stage:
         events: what the job was asked for, and what the loop told the user.
         hook: called with each event of the job; may raise.
         stop: whether the user wants to stop.
-        failing: the place of a role's write that fails; None for none.
+        failing: which of the roles' calls fails; None for none.
+        failure: how it fails.
     """
 
     run: RunDir
@@ -92,6 +93,9 @@ class Stage:
     hook: Callable[[str, int], None] = lambda what, number: None
     stop: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(wanted=False))
     failing: str | None = None
+    failure: RunError = field(
+        default_factory=lambda: RunError("worker actor-0 failed: OSError: no space left on device")
+    )
 
     def go(self, *settings: str, steps: int = 4) -> dict[str, Any]:
         """One process's run, with ``settings``."""
@@ -109,7 +113,7 @@ class Stage:
 
     def _calls(self, *calls: Callable[[], Any], timeout_s: float) -> list[Any]:
         if self.failing is not None and self.failing in calls[0].__qualname__:
-            raise RunError("worker actor-0 failed in save_checkpoint: OSError: no space left on device")
+            raise self.failure
         return [call() for call in calls]
 
     def _at(self, what: str, number: int) -> None:
@@ -255,9 +259,16 @@ def test_a_save_that_fails_on_the_way_warns_and_the_run_goes_on_with_the_older_o
     stage.hook = hook
     stage.go("run.save_every=2", steps=5)
     (warning,) = [event for event in stage.events if event.startswith("warning")]
-    assert warning.startswith("warning: the checkpoint of step 4 was not written: worker actor-0 failed in save_check")
+    assert warning.startswith("warning: the checkpoint of step 4 was not written: worker actor-0 failed: OSError")
     assert warning.endswith(f"(the newest one is {stage.run.checkpoints.path(2)})")
     assert stage.saved() == [(2, 2), (5, 105)]
+
+
+def test_a_worker_that_the_system_killed_in_a_save_ends_the_run_with_the_cause(stage: Stage) -> None:
+    stage.failing, stage.failure = "save_checkpoint", MemoryRanOut("the memory ran out", "", {}, 1)
+    with pytest.raises(MemoryRanOut):
+        stage.go("run.save_every=2")
+    assert stage.steps() == [1, 2]
 
 
 def test_a_disk_that_takes_no_checkpoint_on_the_way_is_only_warned_of(stage: Stage) -> None:
