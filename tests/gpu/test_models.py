@@ -51,12 +51,12 @@ def wanted(folder):
     return policy_run(folder, CPU, "float32", "right", "eager")
 
 
-def needs(attention, dtype):
+def needs(device, attention, dtype):
     """Skips where the attention is not installed, or does not know the dtype."""
     if attention != "flash_attention_2":
         return
-    if importlib.util.find_spec("flash_attn") is None:
-        pytest.skip("needs flash-attn")
+    if not any(importlib.util.find_spec(package) is not None for package in device.flash_packages):
+        pytest.skip("needs flash attention, of the package kernels or flash-attn")
     if dtype == "float32":
         pytest.skip("flash attention knows no float32")
 
@@ -65,7 +65,7 @@ def needs(attention, dtype):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_policy_computes_what_the_cpu_does(device, folder, layout, dtype, attention) -> None:
-    needs(attention, dtype)
+    needs(device, attention, dtype)
     logprobs, entropy, gradients = policy_run(folder, device, dtype, layout, attention)
     for got, should in ((logprobs, wanted(folder)[0]), (entropy, wanted(folder)[1])):
         assert float((got - should).abs().mean()) < TOLERANCE[dtype]
