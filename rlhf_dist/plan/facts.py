@@ -31,6 +31,7 @@ class ModelFacts:
         layers: of the backbone.
         hidden: its width.
         vocabulary: tokens.
+        outputs: of the head: all tokens, or the one of a scalar model.
         kv_per_token: elements of keys and values that one token adds to the cache, all layers.
         heads: of attention; tensor parallelism must divide them.
         kv_heads: heads of keys; tensor parallelism divides what it can of them.
@@ -48,6 +49,7 @@ class ModelFacts:
     layers: int
     hidden: int
     vocabulary: int
+    outputs: int
     kv_per_token: int
     heads: int
     kv_heads: int
@@ -98,6 +100,7 @@ def _facts(model: tuple[str, bool], dtype: torch.dtype, kind: str, rank: int, ta
         layers=text.num_hidden_layers,
         hidden=text.hidden_size,
         vocabulary=text.vocab_size,
+        outputs=1 if kind == "scalar" else text.vocab_size,
         kv_per_token=_kv_per_token(text),
         heads=text.num_attention_heads,
         kv_heads=_kv_heads(text),

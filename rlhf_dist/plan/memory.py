@@ -241,8 +241,8 @@ def _training_activations(facts: ModelFacts, role: TrainedRole, reach: Reach) ->
         kept = facts.kept_checkpointed + one_layer
     else:
         kept = facts.kept_per_token
-    embeddings = facts.vocabulary * facts.hidden * _FLOAT32  # the gradient of the head's weight
-    learning = int(learned * (kept + _layer_bytes(facts))) + _head_bytes(facts, reach, learned) + embeddings
+    weight = facts.outputs * facts.hidden * _FLOAT32  # the gradient of the head's weight
+    learning = int(learned * (kept + _layer_bytes(facts))) + _head_bytes(facts, reach, learned) + weight
     return max(learning, scored * _layer_bytes(facts) + _head_bytes(facts, reach, scored))
 
 
@@ -254,4 +254,4 @@ def _layer_bytes(facts: ModelFacts) -> int:
 def _head_bytes(facts: ModelFacts, reach: Reach, tokens: int) -> int:
     """The logits of a chunk of rows, in float32, and one like it (see rlhf_dist.models.heads)."""
     rows = min(CHUNK_ROWS, ceil(tokens * reach.predicted / reach.longest))
-    return 2 * rows * facts.vocabulary * _FLOAT32
+    return 2 * rows * facts.outputs * _FLOAT32
