@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """The planner's memory on a CPU against the truth: proportional set sizes (PSS) of a real PPO job's processes.
 
-    benchmarks/memory.py [--stages 0 1 2 3] [--out FILE] [MODEL ...]
+    benchmarks/memory.py [--stages 0 1 2 3] [--json FILE] [--out FILE] [MODEL ...]
+    benchmarks/memory.py --again FILE [--out FILE] [MODEL ...]
 
 For each model (directories in Hugging Face format; without one, the demo's base of 3M, one of 17M made here, and
 SmolLM2) and each ZeRO stage it runs `launch/ppo_llama.py` for two steps with checkpoints and evaluations: two actor
 workers under that stage, a critic, a frozen reference (under stage 3 two sharded workers), a function as reward, two
 vLLM engines; 4 samples of 96 tokens a step. All processes are looked at twice a second. Prints each role's largest
 worker beside the plan, and the whole job; writes it as Markdown to FILE. Exit code 1 where one is off by more than 15 %
-or 150 MB, whichever is larger.
+or 150 MB, whichever is larger. --json keeps what was measured, and --again compares it with the plan of now.
 
 What bytes of tensors a worker holds, exactly, is benchmarks/memory_tensors.py's question.
 """
@@ -40,7 +41,7 @@ from rlhf_dist.memory import pss_bytes  # noqa: E402
 MIB = 2**20
 SHARE, LEAST = 0.15, 150_000_000  # how far a role may be off: the larger of the two
 EVERY_S = 0.5
-OTHERS = "driver and Ray"
+WHOLE = "all, at their highest together"
 
 
 @dataclass(frozen=True)
@@ -139,29 +140,32 @@ def planned(arguments: list[str]) -> tuple[dict[str, int], int]:
     from rlhf_dist.plan.check import make_plan
     from rlhf_dist.plan.job import load_job
     from rlhf_dist.plan.loads import Hardware
-    from rlhf_dist.plan.process import DRIVER_BYTES, RAY_BYTES, TEXT_REWARD_BYTES
+    from rlhf_dist.plan.process import TEXT_REWARD_BYTES
 
     config = load_job(arguments, ROOT / "configs/demo/smollm2.yaml")
     assert isinstance(config, PPOConfig)
     plan = make_plan(config, CPU, Hardware(1, 0, None))
     roles = {role: needs.total for role, needs in plan.footprints.items()}
-    return roles | {"reward": TEXT_REWARD_BYTES, OTHERS: DRIVER_BYTES + RAY_BYTES}, plan.loads[0].total
+    return roles | {"reward": TEXT_REWARD_BYTES}, plan.loads[0].total
 
 
-def compare(name: str, model: Path, stage: int) -> list[Row]:
-    """One job against its plan; the last row is the whole of it."""
+def measure(model: Path, stage: int) -> dict[str, int]:
+    """Bytes of the workers of one job, by their names, and of the whole job."""
     with tempfile.TemporaryDirectory(prefix="rlhf-memory-") as made:
         folder = Path(made)
         write_inputs(folder)
-        arguments = settings(model, stage, folder)
-        expected, expected_whole = planned(arguments)
-        largest, whole = run_job(arguments, folder)
+        largest, whole = run_job(settings(model, stage, folder), folder)
+    return largest | {WHOLE: whole}
+
+
+def compare(name: str, model: Path, stage: int, measured: dict[str, int]) -> list[Row]:
+    """What :func:`measure` gave against the plan; the last row is the whole job."""
+    expected, whole = planned(settings(model, stage, Path("/tmp")))
     rows = []
     for role in ("actor", "critic", "reference", "reward", "rollout"):
-        sizes = [size for worker, size in largest.items() if worker.rpartition("-")[0] == role]
+        sizes = [size for worker, size in measured.items() if worker.rpartition("-")[0] == role]
         rows.append(Row(name, stage, role, len(sizes), expected[role], max(sizes)))
-    rows.append(Row(name, stage, "all, at their highest together", 1, expected_whole, whole))
-    return rows
+    return [*rows, Row(name, stage, WHOLE, 1, whole, measured[WHOLE])]
 
 
 def make_17m(folder: Path, tokenizer: Path) -> Path:
@@ -218,8 +222,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", metavar="MODEL", type=Path)
     parser.add_argument("--stages", nargs="+", type=int, default=[0, 1, 2, 3], metavar="STAGE")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--again", type=Path, metavar="FILE")
     parser.add_argument("--out", type=Path, metavar="FILE")
     options = parser.parse_args()
+    kept = json.loads(options.again.read_text()) if options.again else {}
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         models = {path.name: path.absolute() for path in options.models}
@@ -229,9 +236,14 @@ def main() -> int:
             models = {"3M": ROOT / "demo/base", "17M": make_17m(Path(folder) / "17M", smollm2), "135M": smollm2}
         for name, model in models.items():
             for stage in options.stages:
-                rows += compare(name, model, stage)
-                print(f"{len(rows)} rows measured", end="\r", file=sys.stderr)
-                print(table(rows[-6:]), flush=True)
+                job = f"{name} {stage}"
+                if options.again is None:
+                    kept[job] = measure(model, stage)
+                    print(f"{len(kept)} jobs measured", end="\r", file=sys.stderr)
+                if job in kept:
+                    rows += compare(name, model, stage, kept[job])
+                if options.json is not None:
+                    options.json.write_text(json.dumps(kept, indent=1))
                 if options.out is not None:
                     options.out.write_text(heading(rows) + table(rows) + "\n")
     print(heading(rows) + table(rows))
