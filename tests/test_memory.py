@@ -62,18 +62,25 @@ def test_a_process_that_is_not_there_is_an_error() -> None:
         pss_bytes(process.pid)
 
 
-# Under the CPU device's allocator settings: frees a block between small ones that stay, so that the heap keeps its end.
+# Under the CPU device's allocator settings, a call that frees blocks between small ones that stay, so that the heap keeps
+# its end.
 _KEEPER = """
-from rlhf_dist.memory import pss_bytes, release_freed
 import os
-blocks, between = [], []
-for _ in range(200):
-    blocks.append(bytearray(b"x") * (1 << 20))
-    between.append(bytearray(b"x") * 2000)
-full = pss_bytes(os.getpid())
-del blocks
-freed = pss_bytes(os.getpid())
-release_freed()
+from types import SimpleNamespace
+from rlhf_dist.cluster.worker import Worker
+from rlhf_dist.memory import pss_bytes
+
+class Engine:
+    def work(self):
+        blocks, self.between = [], []
+        for _ in range(200):
+            blocks.append(bytearray(b"x") * (1 << 20))
+            self.between.append(bytearray(b"x") * 2000)
+        full = pss_bytes(os.getpid())
+        del blocks
+        return full, pss_bytes(os.getpid())
+
+full, freed = Worker.call(SimpleNamespace(engine=Engine()), "work")
 print(full, freed, pss_bytes(os.getpid()))
 """
 

@@ -9,6 +9,7 @@ import pytest
 from rlhf_dist.config.resolve import unsharded_alone
 from rlhf_dist.config.schema import PPOConfig, SFTConfig, TrainedRole
 from rlhf_dist.device import CPU, CUDA
+from rlhf_dist.jobs.ppo import _with_reachable_cache
 from rlhf_dist.plan.check import make_plan
 from rlhf_dist.plan.job import load_job
 from rlhf_dist.plan.loads import Hardware
@@ -124,6 +125,8 @@ def test_the_plan_of_a_small_job_of_135m_by_hand(smollm2: str) -> None:
     assert 192 * 1.34e6 < actor.activations < 192 * 1.34e6 + 2 * head + 2 * 64 * 49152 * 4
     assert critic.resting == critic.total - critic.freed - critic.activations - critic.buffers - critic.fragmentation
     assert (actor.freed, critic.freed) == (0, critic.weights)  # ZeRO-3 keeps its gradients between steps
+    assert _with_reachable_cache(job, CPU).memory_gib == 64 / 1024  # as the engines are started
+    assert _with_reachable_cache(job, CUDA) is job.rollout
     at_rest = 2 * actor.resting + critic.resting + plan.footprints["reference"].resting + 2 * engine.resting
     at_work = max(2 * (actor.total - actor.resting), critic.total - critic.resting)
     assert plan.loads[0].total == at_rest + at_work + TEXT_REWARD_BYTES + DRIVER_BYTES + RAY_BYTES
