@@ -62,8 +62,8 @@ def test_a_process_that_is_not_there_is_an_error() -> None:
         pss_bytes(process.pid)
 
 
-# Under the CPU device's allocator settings, a call that frees blocks between small ones that stay, so that the heap keeps
-# its end.
+# Under the CPU device's allocator settings, a call that frees blocks between small ones that stay: the heap keeps its
+# end.
 _KEEPER = """
 import os
 from types import SimpleNamespace
