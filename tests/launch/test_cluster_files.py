@@ -218,6 +218,8 @@ def test_the_launchers_take_the_commands(path: Path) -> None:
         config = _config(words)
         if path in MANIFESTS:
             assert config.run.device == _device(path)
+        if _name(path).startswith("rayjob"):
+            assert config.run.resume == "auto"
             assert not re.search(r"[\"'$&|;<>()\\`*]", " ".join(words))  # a shell reads it before Ray does
 
 
@@ -235,6 +237,11 @@ def test_shellcheck_finds_nothing(path: Path) -> None:
 def test_scripts_can_be_executed(path: Path) -> None:
     assert os.access(path, os.X_OK)
     assert path.read_text().startswith("#!/usr/bin/env ")
+
+
+@pytest.mark.parametrize("path", [path for path in CLUSTER.iterdir() if path.is_file()], ids=_name)
+def test_whether_there_is_a_checkpoint_is_the_launchers_question(path: Path) -> None:
+    assert not re.search(r"step-|checkpoints/", path.read_text())
 
 
 def test_slurm_signals_the_script_early_enough() -> None:
