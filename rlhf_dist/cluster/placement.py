@@ -159,6 +159,17 @@ class Placement:
         """How many other roles live on the devices of ``role``."""
         return len(self._ground(role).pool.roles) - 1
 
+    def roles_by_node(self) -> dict[str, set[str]]:
+        """Ray's ids of the nodes that the run has places on, with the roles that live there."""
+        found: dict[str, set[str]] = {}
+        for ground in self._grounds.values():
+            node_of = placement_group_table(ground.group)["bundles_to_node_id"]
+            for role in ground.pool.roles:
+                for rank in range(role.workers):
+                    node = node_of[ground.order[ground.pool.seat(role, rank).bundle]]
+                    found.setdefault(node, set()).add(role.role)
+        return found
+
     def same_seats(self, one: str, other: str) -> bool:
         """Whether two roles share devices, process by process: the same ones, in the same order."""
         here, there = self.roles[one], self.roles[other]

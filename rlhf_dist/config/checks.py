@@ -68,6 +68,9 @@ def check_run(run: RunConfig) -> None:
         check_count(f"run.{key}", value_of(run, key), 0)
     check_count("run.keep_checkpoints", run.keep_checkpoints)
     check_count("run.samples_count", run.samples_count)
+    _not_negative("run.save_every_minutes", run.save_every_minutes)
+    if run.keep_best is not None and run.keep_best.lstrip("-").startswith("eval/") and not run.eval_every:
+        raise UserError(f"run.keep_best={run.keep_best}: there are no evaluations on the way: set run.eval_every")
     _choice("run.resume", run.resume, ("false", "true", "auto"))
     if run.resume != "false" and run.overwrite:
         raise UserError(

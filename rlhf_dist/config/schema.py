@@ -199,8 +199,12 @@ class RunConfig:
         "false"  # false | true | auto: go on from the newest whole checkpoint of runs/<name>; auto: begin where
     )
     # there is none yet
+    resume_changed: bool = False  # go on also where configuration, data or models are not those of the checkpoint
     overwrite: bool = False  # replace runs/<name> where it exists already
-    save_every: int = 0  # steps between checkpoints; 0: only at the end and when stopped
+    save_every: int = 0  # steps between checkpoints; 0: as save_every_minutes says
+    save_every_minutes: float = 30.0  # minutes between checkpoints, beside those of save_every; 0: none
+    keep_best: Optional[str] = None  # figure of metrics.jsonl whose best checkpoint is kept too, as reward/score_mean;
+    # -eval/loss: the less the better
     keep_checkpoints: int = 2
     eval_every: int = 0  # steps between evaluations; 0: only before and after
     samples_every: int = 10  # steps between entries of samples.jsonl; 0: never

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rlhf_dist.cluster.placement import Placement
     from rlhf_dist.cluster.prometheus import RunGauges
     from rlhf_dist.cluster.roles import TrainedModel
+    from rlhf_dist.controller.identity import Identity
     from rlhf_dist.controller.signals import StopSignal
     from rlhf_dist.controller.start import Start
     from rlhf_dist.controller.trace import Timer
@@ -35,6 +36,7 @@ class Desk:
     stop: StopSignal
     placement: Placement
     timeout_s: float
+    identity: Identity
 
     @property
     def directory(self) -> RunDir:

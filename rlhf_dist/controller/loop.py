@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import sys
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import rlhf_dist
+from rlhf_dist.controller.identity import IDENTITY_FILE
 from rlhf_dist.controller.job import Desk, Job, writing
 from rlhf_dist.controller.lock import LockLost
 from rlhf_dist.controller.metrics import MetricsWriter
+from rlhf_dist.controller.saving import STATE_FILE, SavePolicy
 from rlhf_dist.durable import write_json_atomic
 from rlhf_dist.errors import MemoryRanOut, RunError, StoppedByUser, UserError
 
-STATE_FILE = "state.json"
 _FINAL = (LockLost, MemoryRanOut)  # after these nothing more can be saved: the run's place or a worker is gone
 
 
@@ -30,6 +32,7 @@ class Progress:
         wall_s: seconds of work so far, over all tries.
         before: what the evaluation before the first step found; None before it.
         completed: whether all steps are done, and :meth:`Job.complete` was called.
+        figures: what the last step has measured, by name.
     """
 
     step: int = 0
@@ -37,16 +40,22 @@ class Progress:
     wall_s: float = 0.0
     before: dict[str, Any] | None = None
     completed: bool = False
+    figures: dict[str, float] = field(default_factory=dict)
 
 
-def run_job(job: Job, desk: Desk) -> dict[str, Any]:
+def run_job(job: Job, desk: Desk, clock: Callable[[], float] = time.monotonic) -> dict[str, Any]:
     """Runs ``job`` from where it begins or goes on to its end. Returns the summary, also written to summary.json.
+
+    Args:
+        job: what is run.
+        desk: what it writes to.
+        clock: seconds, for `run.save_every_minutes`.
 
     Raises:
         StoppedByUser: after a checkpoint was written.
         LockLost: another process has taken the run over; nothing was written since.
     """
-    return Loop(job, desk).run()
+    return Loop(job, desk, clock).run()
 
 
 class Loop:
@@ -56,11 +65,12 @@ class Loop:
     evaluation and the summary after them.
     """
 
-    def __init__(self, job: Job, desk: Desk) -> None:
+    def __init__(self, job: Job, desk: Desk, clock: Callable[[], float]) -> None:
         self._job, self._desk = job, desk
         self._progress = Progress()
         self._saved: tuple[int, bool, Path] | None = None  # step and `completed` of the newest checkpoint, and where
         self._counted_from = time.monotonic()
+        self._policy = SavePolicy(desk.config, clock)
 
     def run(self) -> dict[str, Any]:
         """See :func:`run_job`."""
@@ -72,10 +82,13 @@ class Loop:
             job.prepare()
             if self._progress.before is None:
                 self._progress.before = job.evaluate(0)
+            self._check_best()
             desk.view.start_clock()
             while self._progress.step < job.total_steps:
                 self._stop_if_wanted()
                 self._step(metrics)
+                if self._progress.step == start.done + 1:
+                    self._check_best()
                 if self._checkpoint_is_due():
                     self._save_or_warn()
         self._save_all()
@@ -120,10 +133,18 @@ class Loop:
         desk.view.update(number, figures)
         self._progress.step, self._progress.completed = number, False
         self._progress.tokens += int(tokens)
+        self._progress.figures = figures
+
+    def _check_best(self) -> None:
+        """A mistake in `run.keep_best` shows as soon as the figure it names could be there."""
+        best, before, figures = self._policy.best, self._progress.before, self._progress.figures
+        known = {f"eval/{name}" for name in before or ()} | figures.keys()
+        if best is not None and (figures or best.is_evaluated):
+            best.check_name(known)
 
     def _checkpoint_is_due(self) -> bool:
-        every, step = self._desk.config.save_every, self._progress.step
-        return every > 0 and step % every == 0 and step < self._job.total_steps
+        step, whole = self._progress.step, self._desk.directory.checkpoints.whole
+        return step < self._job.total_steps and self._policy.is_due(step, self._progress.figures, whole)
 
     def _stop_if_wanted(self) -> None:
         if not self._desk.stop.wanted:
@@ -146,6 +167,8 @@ class Loop:
             self._warn(
                 f"the checkpoint of step {self._progress.step} was not written: {error}; the run goes on ({has})"
             )
+        finally:
+            self._policy.tried()
 
     def _save(self) -> Path:
         """Writes the state of now, whole or not at all, and drops the oldest. Returns where it is."""
@@ -167,10 +190,18 @@ class Loop:
                 raise
             self._saved = (step, completed, path)
             try:
-                checkpoints.prune(self._desk.config.keep_checkpoints)
+                self._prune()
             except OSError as error:
                 self._warn(f"old checkpoints in {checkpoints.folder} could not be removed: {error}")
         return path
+
+    def _prune(self) -> None:
+        checkpoints, best = self._desk.directory.checkpoints, self._policy.best
+        kept = best.checkpoint(checkpoints.whole()) if best is not None else None
+        checkpoints.prune(self._desk.config.keep_checkpoints, () if kept is None else (kept.step,))
+        if best is not None and kept is not None and kept.step == self._progress.step:
+            figure = self._progress.figures[best.metric]
+            self._desk.view.note(f"the best checkpoint so far is that of step {kept.step}: {best.metric} {figure:.4g}")
 
     def _write(self, folder: Path) -> None:
         for name, role in self._job.trained.items():
@@ -181,6 +212,7 @@ class Loop:
                     "run.dir must be on a disk that all nodes share"
                 )
         self._count_time()
+        write_json_atomic(folder / IDENTITY_FILE, self._desk.identity.to_json())
         write_json_atomic(folder / STATE_FILE, asdict(self._progress) | {"job": self._job.state()})
 
     def _save_all(self) -> None:

@@ -33,7 +33,7 @@ def _prepare(config: DPOConfig, device: Device) -> Prepared:
 
     model = config.actor.model
     train, held_out = comparisons(config.data, load_tokenizer(model.path, model.trust_remote_code))
-    steps = steps_of(config.dpo, len(train))
+    data, steps = DPOData(train, held_out, model.path), steps_of(config.dpo, len(train))
 
     def build(workshop: Workshop, desk: Desk) -> Job:
         actor, reference = workshop.group("actor", {}), workshop.group("reference", {})
@@ -47,6 +47,6 @@ def _prepare(config: DPOConfig, device: Device) -> Prepared:
                 Construction(reference, ReferenceEngine, lambda _: reference_args, collective=True),
             ]
         )
-        return DPOJob(config, Actor(actor), Reference(reference), DPOData(train, held_out, model.path), desk)
+        return DPOJob(config, Actor(actor), Reference(reference), data, desk)
 
-    return Prepared("DPO", DPO_COLUMNS, steps, dpo_pools(config, device), build)
+    return Prepared("DPO", DPO_COLUMNS, steps, data, dpo_pools(config, device), build)

@@ -51,7 +51,7 @@ def _prepare(config: PPOConfig, device: Device) -> Prepared:
         ppo = PPO(config, roles, _estimator(config.ppo), environment, desk.timer, tolerance)
         return PPOJob(config, ppo, data, desk)
 
-    return Prepared("PPO", PPO_COLUMNS, config.ppo.steps, pools, build)
+    return Prepared("PPO", PPO_COLUMNS, config.ppo.steps, data, pools, build)
 
 
 def _estimator(ppo: PPOAlgoConfig) -> Estimator:

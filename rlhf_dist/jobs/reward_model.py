@@ -46,4 +46,4 @@ def _prepare(config: RewardConfig, device: Device) -> Prepared:
         role = RewardTrainer(build_one(workshop, "reward", RewardTrainerEngine, arguments))
         return RewardJob(config, role, rankings, desk)
 
-    return Prepared("reward model", REWARD_COLUMNS, steps, reward_pools(config, device), build)
+    return Prepared("reward model", REWARD_COLUMNS, steps, rankings, reward_pools(config, device), build)

@@ -47,4 +47,4 @@ def _prepare(config: SFTConfig, device: Device) -> Prepared:
         actor = Actor(build_one(workshop, "actor", ActorEngine, arguments))
         return SFTJob(config, actor, examples, desk)
 
-    return Prepared("SFT", SFT_COLUMNS, steps, sft_pools(config, device), build)
+    return Prepared("SFT", SFT_COLUMNS, steps, examples, sft_pools(config, device), build)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,10 +19,11 @@ if TYPE_CHECKING:
     from rlhf_dist.cluster.group import Construction, WorkerGroup
     from rlhf_dist.cluster.placement import Placement
     from rlhf_dist.cluster.prometheus import RunGauges
+    from rlhf_dist.controller.identity import Identity
     from rlhf_dist.controller.job import Desk, Job
     from rlhf_dist.controller.signals import StopSignal
     from rlhf_dist.controller.start import Start
-    from rlhf_dist.controller.view import Column
+    from rlhf_dist.controller.view import Column, LiveView
     from rlhf_dist.device import Device
     from rlhf_dist.plan.pools import Pool
 
@@ -73,6 +75,7 @@ class Prepared:
         title: in the view.
         columns: of the view.
         steps: of the run.
+        data: what it reads: a dataclass whose fields hold rows.
         pools: who lives where.
         build: starts the workers, and makes the job of them.
     """
@@ -80,6 +83,7 @@ class Prepared:
     title: str
     columns: Sequence[Column]
     steps: int
+    data: Any
     pools: Sequence[Pool]
     build: Callable[[Workshop, Desk], Job]
 
@@ -98,6 +102,7 @@ def run_prepared(config: C, prepare: Callable[[C, Device], Prepared]) -> None:
         RunError: it failed.
         StoppedByUser: after a checkpoint.
     """
+    from rlhf_dist.controller.identity import check_same_run, identity_of
     from rlhf_dist.controller.loop import run_job
     from rlhf_dist.controller.start import claim_run
     from rlhf_dist.device import resolve
@@ -109,25 +114,45 @@ def run_prepared(config: C, prepare: Callable[[C, Device], Prepared]) -> None:
         if start.is_over(prepared.steps):
             print(f"{directory.root} is finished: {start.finished} of {prepared.steps} steps; nothing is left to do")
             return
+        identity = identity_of(config, prepared.data, device.name)
+        if start.checkpoint is not None:
+            check_same_run(start.checkpoint.path, identity, config, partial(print, flush=True))
         preflight(config, device)
         check_room(directory.root, config, device)
         start.open()
         with (
             memory_advice(config, device),
-            open_desk(config.run, config.cluster, start, prepared) as make_desk,
-            open_workshop(config.run, config.cluster, device, directory, prepared.pools) as workshop,
+            open_desk(config.run, config.cluster, start, prepared, identity) as (make_desk, view),
+            open_workshop(config.run, config.cluster, device, directory, prepared.pools, view.stopping) as workshop,
         ):
+            _check_nodes(config, workshop.placement, directory)
             desk = make_desk(workshop)
             summary = run_job(prepared.build(workshop, desk), desk)
         start.lock.check()
         _finish(directory, summary)
 
 
+def _check_nodes(config: Any, placement: Placement, directory: RunDir) -> None:
+    """Passes where all nodes see the run's folder, and the models of their workers. ClusterError otherwise."""
+    from rlhf_dist.cluster.sharing import check_sharing
+    from rlhf_dist.plan.job import model_sections
+
+    sections = model_sections(config)
+    models = {f"{section}.model.path": role.model.path for section, role in sections.values()}
+    reads = {name: f"{section}.model.path" for name, (section, _) in sections.items()}
+    nodes = {
+        # Engines hold the actor's model, and functions that reward read its tokenizer.
+        node: {reads.get(role, "actor.model.path") for role in roles}
+        for node, roles in placement.roles_by_node().items()
+    }
+    check_sharing(nodes, directory.root.absolute(), models)
+
+
 @contextmanager
 def open_desk(
-    run: RunConfig, cluster: ClusterConfig, start: Start, prepared: Prepared
-) -> Iterator[Callable[[Workshop], Desk]]:
-    """Opens what a run writes to. Yields what makes the desk once the workshop is there."""
+    run: RunConfig, cluster: ClusterConfig, start: Start, prepared: Prepared, identity: Identity
+) -> Iterator[tuple[Callable[[Workshop], Desk], LiveView]]:
+    """Opens what a run writes to. Yields what makes the desk once the workshop is there, and the view."""
     from rlhf_dist.chatter import redirect_chatter
     from rlhf_dist.controller.job import Desk
     from rlhf_dist.controller.trace import Timer
@@ -142,8 +167,10 @@ def open_desk(
     ):
         timer = Timer(directory.trace, on_phase=view.phase)
         try:
-            yield lambda shop: Desk(
-                run, start, shop.gauges, view, timer, shop.stop, shop.placement, cluster.call_timeout_s
+            timeout_s = cluster.call_timeout_s
+            yield (
+                lambda shop: Desk(run, start, shop.gauges, view, timer, shop.stop, shop.placement, timeout_s, identity),
+                view,
             )
         finally:
             if start.lock.is_held():
@@ -152,16 +179,24 @@ def open_desk(
 
 @contextmanager
 def open_workshop(
-    run: RunConfig, cluster: ClusterConfig, device: Device, directory: RunDir, pools: Sequence[Pool]
+    run: RunConfig,
+    cluster: ClusterConfig,
+    device: Device,
+    directory: RunDir,
+    pools: Sequence[Pool],
+    heard: Callable[[str], None],
 ) -> Iterator[Workshop]:
-    """A cluster with a place for every role; all is given back at the end."""
+    """A cluster with a place for every role; all is given back at the end.
+
+    ``heard`` is told at once of what asks the run to stop, as "Ctrl-C".
+    """
     from rlhf_dist.cluster.placement import Placement
     from rlhf_dist.cluster.prometheus import RunGauges
     from rlhf_dist.cluster.session import ray_session
     from rlhf_dist.controller.signals import StopSignal
 
     # In this order: Ray takes SIGTERM for itself when it connects.
-    with ray_session(cluster, run.name) as host, StopSignal() as stop, closing(RunGauges(run.name)) as gauges:
+    with ray_session(cluster, run.name) as host, StopSignal(heard) as stop, closing(RunGauges(run.name)) as gauges:
         placement = Placement(run.name, pools, device, cluster.placement_timeout_s)
         try:
             yield Workshop(device, placement, run, cluster, directory.logs.absolute(), stop, gauges, host)

@@ -17,6 +17,7 @@ import pytest
 
 from rlhf_dist.config.load import load_config
 from rlhf_dist.config.schema import SFTConfig
+from rlhf_dist.controller.identity import Identity
 from rlhf_dist.controller.job import Desk, Job
 from rlhf_dist.controller.lock import LockLost
 from rlhf_dist.controller.loop import run_job
@@ -54,8 +55,8 @@ class Counter:
 class Counting(Job):
     """Adds one a step; ``at`` is called with what happens and the step, and may raise."""
 
-    def __init__(self, steps: int, at: Callable[[str, int], None]) -> None:
-        self.total_steps, self.at, self.role = steps, at, Counter()
+    def __init__(self, steps: int, at: Callable[[str, int], None], measure: Callable[[], float] | None) -> None:
+        self.total_steps, self.at, self.measure, self.role = steps, at, measure, Counter()
         self.trained: Any = {"actor": self.role}
         self.result: Any = self.role
         self.tokenizer_path = ""
@@ -67,7 +68,7 @@ class Counting(Job):
 
     def evaluate(self, number: int) -> dict[str, float | None]:
         self.at("evaluate", number)
-        return {"value": float(self.role.value)}
+        return {"value": self.measure() if self.measure is not None else float(self.role.value)}
 
     def complete(self) -> bool:
         self.at("complete", self.role.value)
@@ -86,6 +87,8 @@ class Stage:
         stop: whether the user wants to stop.
         failing: which of the roles' calls fails; None for none.
         failure: how it fails.
+        evaluates: gives what each evaluation finds; None for the role's number.
+        now: what the clock shows, seconds.
     """
 
     run: RunDir
@@ -96,6 +99,8 @@ class Stage:
     failure: RunError = field(
         default_factory=lambda: RunError("worker actor-0 failed: OSError: no space left on device")
     )
+    evaluates: Callable[[], float] | None = None
+    now: float = 0.0
 
     def go(self, *settings: str, steps: int = 4) -> dict[str, Any]:
         """One process's run, with ``settings``."""
@@ -108,8 +113,8 @@ class Stage:
             view = SimpleNamespace(note=self.events.append, start_clock=lambda: None, update=lambda *_: None)
             gauges = SimpleNamespace(write=lambda *_: None)
             placement = SimpleNamespace(run=self._calls)
-            desk = Desk(config.run, start, gauges, view, Timer(), self.stop, placement, 1.0)  # type: ignore[arg-type]
-            return run_job(Counting(steps, self._at), desk)
+            desk = Desk(config.run, start, gauges, view, Timer(), self.stop, placement, 1.0, Identity({}, {}))  # type: ignore[arg-type]
+            return run_job(Counting(steps, self._at, self.evaluates), desk, lambda: self.now)
 
     def _calls(self, *calls: Callable[[], Any], timeout_s: float) -> list[Any]:
         if self.failing is not None and self.failing in calls[0].__qualname__:
@@ -343,3 +348,68 @@ def test_a_run_that_was_taken_over_stops_and_writes_nothing_more(robbed: Stage) 
     assert robbed.steps() == [1, 2]
     assert [step for step, _ in robbed.saved()] == [1, 2]
     assert (robbed.run.root / "lock-2").exists()
+
+
+# --- when checkpoints are written on the way, and which of them stay ---
+
+
+def test_a_checkpoint_is_written_after_so_many_minutes(stage: Stage) -> None:
+    def hook(what: str, number: int) -> None:
+        stage.now += 11 * 60 if what == "step" else 0
+
+    stage.hook = hook
+    stage.go("run.keep_checkpoints=9", steps=8)
+    assert [step for step, _ in stage.saved()] == [3, 6, 8]  # of its own accord every 30 minutes, and at the end
+    stage.go("run.overwrite=true", "run.save_every_minutes=12", "run.keep_checkpoints=9")
+    assert [step for step, _ in stage.saved()] == [2, 4]
+
+
+def test_every_checkpoint_says_what_it_was_made_with(stage: Stage) -> None:
+    stage.go("run.save_every=2")
+    for checkpoint in stage.run.checkpoints.whole():
+        assert json.loads((checkpoint.path / "identity.json").read_text()) == {"values": {}, "content": {}}
+
+
+BEST = ("run.save_every=1", "run.keep_checkpoints=1")
+
+
+def measured(stage: Stage, *values: float) -> None:
+    """Lets the evaluations find ``values``, one after another."""
+    found = iter(values)
+    stage.evaluates = lambda: next(found)
+
+
+def test_the_best_checkpoint_outlives_the_newer_ones_and_a_resume_knows_it(stage: Stage) -> None:
+    down = (*BEST, "run.keep_best=-eval/value", "run.eval_every=1")
+    stage.hook = failing("step", 4, RunError("the machine went down"))
+    measured(stage, 9.0, 5.0, 2.0, 3.0)  # before the first step, and after each
+    with pytest.raises(RunError):
+        stage.go(*down, steps=6)
+    assert [step for step, _ in stage.saved()] == [2, 3]
+    assert "the best checkpoint so far is that of step 2: eval/value 2" in stage.events
+    stage.hook = lambda what, number: None
+    measured(stage, 4.0, 2.5, 7.0)  # after steps 4 and 5, and at the end
+    stage.go(*down, "run.resume=true", steps=6)
+    assert [step for step, _ in stage.saved()] == [2, 6]
+
+
+def test_an_evaluation_that_is_the_best_yet_is_saved_without_an_interval(stage: Stage) -> None:
+    measured(stage, 0.0, 0.2, 0.5, 0.4, 0.3)
+    stage.go("run.keep_best=eval/value", "run.eval_every=2", "run.keep_checkpoints=1", steps=8)
+    assert [step for step, _ in stage.saved()] == [4, 8]
+
+
+def test_a_figure_of_every_step_keeps_the_best_of_those_that_were_due(stage: Stage) -> None:
+    stage.go(*BEST, "run.keep_best=-value")  # it grows with every step
+    assert [step for step, _ in stage.saved()] == [1, 4]
+
+
+@pytest.mark.parametrize(
+    ("keep_best", "hint", "steps"), [("vlaue", "value", 1), ("-eval/vlaue", "-?eval/value", 0)], ids=["step", "eval"]
+)
+def test_a_figure_that_there_is_not_ends_the_run_at_its_beginning(
+    stage: Stage, keep_best: str, hint: str, steps: int
+) -> None:
+    with pytest.raises(UserError, match=rf"run\.keep_best={keep_best}: .*did you mean {hint}"):
+        stage.go(f"run.keep_best={keep_best}", "run.eval_every=1")
+    assert stage.steps() == list(range(1, steps + 1))

@@ -228,6 +228,51 @@ def test_what_others_hold_is_waited_for_until_the_deadline(desk: Workplace, clus
     eventually("end of placement groups", lambda: nothing_left("waiting"), 30)
 
 
+@pytest.fixture
+def stranger(desk: Workplace, cluster: str) -> Iterator[str]:
+    """A third node with a file system of its own, as far as runs and model are concerned. Its name."""
+    name, log = "stranger", desk.root / "stranger.log"
+    (desk.root / "runs").mkdir(exist_ok=True)
+    hidden = " && ".join(f"mount -t tmpfs none {desk.root / folder}" for folder in ("runs", "model"))
+    probe = subprocess.run(["unshare", "-m", "sh", "-c", hidden], capture_output=True, text=True)
+    if probe.returncode:
+        pytest.skip(f"mount namespaces cannot be made here: {probe.stderr.strip()}")
+    ray_start = [str(Path(sys.executable).parent / "ray"), "start", f"--address={cluster}", f"--node-name={name}"]
+    ray_start += ["--num-cpus=2", f"--object-store-memory={100 * 2**20}", "--disable-usage-stats", "--block"]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    with log.open("w") as file:
+        command = ["unshare", "-m", "sh", "-c", f'{hidden} && exec "$@"', "sh", *ray_start]
+        process = subprocess.Popen(command, env=env, cwd=desk.root, stdout=file, stderr=file)
+    try:
+        eventually("third node", lambda: name in _alive(), 120, log, process)
+        yield name
+    finally:
+        process.terminate()
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        eventually("end of the third node", lambda: name not in _alive(), 60)
+
+
+def _alive() -> list[str]:
+    return [node["NodeName"] for node in ray.nodes() if node["Alive"]]
+
+
+def test_a_node_that_does_not_share_the_folder_and_the_model_is_named_before_anything_is_loaded(
+    desk: Workplace, cluster: str, stranger: str
+) -> None:
+    everywhere = ["actor.num_workers=3", "actor.strategy=strict_spread", f"cluster.address={cluster}"]
+    outcome = desk.run("sft", "unshared", *SFT, *everywhere, expect=3)
+    last = outcome.output.splitlines()[-1]
+    assert last.count(f"node {stranger} (") == 2
+    assert f"{outcome.run} is not the folder that the driver writes to: choose a run.dir on a disk that all" in last
+    assert f"{desk.root / 'model'} (actor.model.path) holds another model than on the driver's node" in last
+    assert {path.name for path in (outcome.run / "logs").iterdir()} == {"driver.log"}  # no worker has begun
+    assert not list(outcome.run.glob(".shared-*"))
+    eventually("end of placement groups", lambda: nothing_left("unshared"), 30)
+
+
 # --- hosts of their own ---
 
 INTERFACE = "rlhf0"

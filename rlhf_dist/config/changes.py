@@ -1,0 +1,89 @@
+"""Which keys may change when a run goes on, because the result does not depend on them.
+
+What stands in none of the lists matters: a new key does until somebody puts it here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+#: Where a run lives, what it says of itself, when it saves and looks at itself, and who looks.
+_OF_THE_RUN = (
+    "run.name",
+    "run.dir",
+    "run.resume",
+    "run.resume_changed",
+    "run.overwrite",
+    "run.save_every",
+    "run.save_every_minutes",
+    "run.keep_checkpoints",
+    "run.keep_best",
+    "run.eval_every",
+    "run.samples_every",
+    "run.samples_count",
+    "run.tensorboard",
+    "judge",
+)
+
+#: How the work is laid out: neither a gradient nor a sample depends on it (docs/correctness.md).
+_OF_THE_LAYOUT = (
+    "cluster.*",
+    "placement",
+    "*.num_workers",
+    "*.zero_stage",
+    "*.micro_batch_tokens",
+    "*.micro_batch_sequences",
+    "*.layout",
+    "*.cpus_per_worker",
+    "*.threads_per_worker",
+    "*.strategy",
+    "*.model.attention",
+    "*.model.gradient_checkpointing",
+    "*.model.trust_remote_code",
+    "rollout.num_engines",
+    "rollout.tensor_parallel",
+    "rollout.memory_gib",
+    "rollout.memory_utilization",
+    "rollout.block_size",
+    "rollout.enforce_eager",
+    "rollout.max_batch",
+    "weights.*",
+    "*.function_timeout_s",
+    "*.endpoint_timeout_s",
+    "*.endpoint_retries",
+    "*.endpoint_token_env",
+)
+
+#: What is compared by content, wherever it lies: models, and the rows that the jobs read with these keys.
+_BY_CONTENT = ("*.model.path", "data.*", "pretrain.*")
+
+#: How long a run is: it may get longer, but a learning rate that falls towards the end falls otherwise then.
+_LENGTH = (
+    "ppo.steps",
+    "sft.epochs",
+    "sft.max_steps",
+    "training.epochs",
+    "training.max_steps",
+    "dpo.epochs",
+    "dpo.max_steps",
+)
+
+FREE = _OF_THE_RUN + _OF_THE_LAYOUT + _BY_CONTENT
+_TO_THE_END = "cosine"
+
+
+def comparable(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a configuration's values, by dotted key, that may matter: what a checkpoint keeps of it."""
+    return _without(FREE, values)
+
+
+def shaping(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the values that shape the run's result."""
+    falls = any(name.endswith(".optim.schedule") and value == _TO_THE_END for name, value in values.items())
+    return _without(FREE if falls else FREE + _LENGTH, values)
+
+
+def _without(patterns: tuple[str, ...], values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if not any(fnmatchcase(name, key) for key in patterns)}
