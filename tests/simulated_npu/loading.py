@@ -53,7 +53,8 @@ def main(rank: int, port: int) -> None:
     before = torch.npu.memory_allocated()
     trained = ZeroTrainer(model, NPU, learner, 1)
     held, peak = torch.npu.memory_allocated() - before, torch.npu.max_memory_allocated() - before
-    assert peak <= held + 4 * max(sizes), (held, peak)  # which holds gradients and float32 copies too
+    # DeepSpeed makes float32 copies of the shards, which are given back again where these are float32 themselves.
+    assert peak <= held + 0.5 * sum(sizes) + 4 * max(sizes), (held, peak)
     dist.barrier()
     assert all(buffer.device.type == "npu" for buffer in trained.model.buffers())
     dist.destroy_process_group()
