@@ -17,7 +17,7 @@ from rlhf_dist.engine.text_reward import sample_text
 from rlhf_dist.errors import RunError
 
 _AGAIN = (429, 500, 502, 503, 504)  # the statuses by which a server says "later"
-_FIRST_PAUSE_S = 0.5  # doubled after every try
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0  # between tries; doubled after each
 _MOST_BYTES, _MOST_BYTES_A_SCORE = 2**20, 2**10  # of an answer
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -69,7 +69,7 @@ class HTTPScorer:
         for attempt in range(self.retries + 1):
             if attempt:
                 time.sleep(pause)
-                pause *= 2
+                pause = min(2 * pause, _LONGEST_PAUSE_S)
             try:
                 return _scores(self._ask(body, most))
             except _Failed as failure:

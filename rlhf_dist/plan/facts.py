@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import gc
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rlhf_dist.config.schema import LoraSettings, ModelConfig
+from rlhf_dist.data.hub import from_hub
 from rlhf_dist.errors import UserError
 from rlhf_dist.models.lora import add_adapter
 
@@ -131,8 +133,11 @@ def _kv_per_token(text: Any) -> int:
 def _architecture(path: str, trust_remote_code: bool) -> Any:
     from transformers import AutoConfig
 
-    try:
+    def load() -> Any:
         return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+
+    try:
+        return load() if Path(path).is_dir() else from_hub(path, "configuration", load)
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         raise UserError(

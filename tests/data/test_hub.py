@@ -10,14 +10,17 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import datasets
 import pytest
+import torch
 from huggingface_hub import constants
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
+from rlhf_dist.config.schema import ModelConfig
 from rlhf_dist.data import hub, records, tokenizer
 from rlhf_dist.data.hub import hub_reachable
 from rlhf_dist.data.records import read_records
 from rlhf_dist.data.tokenizer import load_tokenizer
 from rlhf_dist.errors import UserError
+from rlhf_dist.plan.facts import policy_facts
 
 
 class Refusing(BaseHTTPRequestHandler):
@@ -65,6 +68,7 @@ def test_a_hub_that_stalls_is_waited_for_until_the_deadline(monkeypatch: pytest.
     monkeypatch.setattr(tokenizer, "hub_reachable", lambda: True)
     monkeypatch.setattr(records, "hub_reachable", lambda: True)
     monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda *_, **__: released.wait(60))
+    monkeypatch.setattr(AutoConfig, "from_pretrained", lambda *_, **__: released.wait(60))
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: released.wait(60))
     with pytest.raises(UserError) as caught:
         load_tokenizer("nobody/nothing")
@@ -75,6 +79,8 @@ def test_a_hub_that_stalls_is_waited_for_until_the_deadline(monkeypatch: pytest.
     with pytest.raises(UserError) as caught:
         read_records("nobody/nothing", "train")
     assert "`hf download nobody/nothing --repo-type dataset`" in str(caught.value)
+    with pytest.raises(UserError, match="the configuration nobody/nothing did not come from the hub"):
+        policy_facts(ModelConfig(path="nobody/nothing"), torch.float32)
     released.set()
 
 

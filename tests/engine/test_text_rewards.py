@@ -147,6 +147,15 @@ def test_an_overloaded_endpoint_is_asked_again(server: Server) -> None:
     assert len(server.seen) == 3
 
 
+def test_the_pauses_between_tries_grow_and_have_an_end(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(http_reward, "_FIRST_PAUSE_S", 0.5)
+    monkeypatch.setattr(http_reward.time, "sleep", pauses.append)
+    server.answers = [lambda _: (503, {})] * 9 + [lengths]
+    assert check_scores(scorer(server, retries=9), PROMPTS, RESPONSES) == [3.0, 3.0, 5.0]
+    assert pauses == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
+
+
 @pytest.mark.parametrize(
     "answer,said,asked",
     [
