@@ -54,7 +54,7 @@ class Engine:
 @pytest.fixture
 def start(tmp_path: Path) -> Callable[[str], Any]:
     def start(name: str) -> Any:
-        worker = ray.remote(Worker).options(num_cpus=0).remote(name, str(tmp_path / f"{name}.log"), ".", None)
+        worker = ray.remote(Worker).options(num_cpus=0).remote(name, str(tmp_path / f"{name}.log"), ".", None, None)
         ray.get(worker.build.remote("run", CPU, 1, 1, None, Engine, ()), timeout=120)
         return worker
 
@@ -151,13 +151,13 @@ def join(address: str, **environment: str) -> tuple[int, str, float]:
 def guarded() -> Iterator[tuple[str, str]]:
     """A cluster that asks for a token, and knows nothing of one in the home directory. Its address and its token."""
     token, folder = "0123456789abcdef0123456789abcdef", tempfile.mkdtemp(prefix="r", dir="/tmp")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        port, client_port = one.getsockname()[1], other.getsockname()[1]
     env = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "HOME": folder}
     env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
     command = ["ray", "start", "--head", f"--port={port}", "--num-cpus=1", "--include-dashboard=false"]
-    command += ["--ray-client-server-port=0", f"--temp-dir={folder}", "--object-store-memory=80000000"]
+    command += [f"--ray-client-server-port={client_port}", f"--temp-dir={folder}", "--object-store-memory=80000000"]
     subprocess.run(command, env=env, check=True, capture_output=True, timeout=120)
     yield f"127.0.0.1:{port}", token
     for process in psutil.process_iter(["cmdline"]):
