@@ -16,8 +16,9 @@ from rlhf_dist.cluster.calls import collect
 from rlhf_dist.cluster.placement import Placement
 from rlhf_dist.cluster.prometheus import RunGauges
 from rlhf_dist.cluster.worker import Rendezvous, Worker
-from rlhf_dist.config.placement import environment, port_range
+from rlhf_dist.config.placement import port_range
 from rlhf_dist.config.schema import ClusterConfig
+from rlhf_dist.config.secrets import environment
 from rlhf_dist.models.layout import balanced_shards
 from rlhf_dist.types import ragged_indices
 
@@ -58,7 +59,7 @@ class WorkerGroup:
         self.worker_names = [f"{role}-{rank}" for rank in range(self.size)]
         self.logs = [str(log_dir / f"{name}.log") for name in self.worker_names]
         worker_env = self.device.worker_env(resources.threads, cluster.interface) | placement.hidden_env(role)
-        worker_env |= env | environment(cluster.env)
+        worker_env |= env
         # Ray's dashboard and `ps` show an actor by its class: one named after the role tells which is which.
         actor_class = ray.remote(type("".join(part.capitalize() for part in role.split("-")), (Worker,), {}))
         self.workers = [
@@ -67,6 +68,9 @@ class WorkerGroup:
             ).remote(name, log, os.getcwd(), self._visible(placement, rank), host)
             for rank, (name, log) in enumerate(zip(self.worker_names, self.logs, strict=True))
         ]
+        variables = environment(cluster.env)
+        for worker in self.workers if variables else []:
+            worker.set_environment.remote(variables)  # a worker does what it is asked in the order of asking
 
     def _visible(self, placement: Placement, rank: int) -> tuple[str, str] | None:
         devices = placement.visible_devices(self.role, rank)

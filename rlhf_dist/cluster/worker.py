@@ -62,6 +62,10 @@ class Worker:
             os.environ.setdefault(GLOO_INTERFACE, interface)
         print(f"worker {name}: pid {os.getpid()} on {socket.gethostname()}")
 
+    def set_environment(self, variables: dict[str, str]) -> None:
+        """Sets environment variables. They come by a call, as Ray shows those that a process is started with."""
+        os.environ.update(variables)
+
     def host_rendezvous(self, ports: tuple[int, int] | None, timeout_s: float) -> tuple[str, int]:
         """Opens the store at which the role's workers meet. Returns its address and port."""
         self.store = listening_store(self.host, ports, timeout_s)

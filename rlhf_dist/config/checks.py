@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from rlhf_dist import device
-from rlhf_dist.config.placement import environment, port_range
+from rlhf_dist.config.placement import port_range
 from rlhf_dist.config.schema import (
     ClusterConfig,
     ComparisonData,
@@ -30,6 +30,7 @@ from rlhf_dist.config.schema import (
     WeightsConfig,
     WorkerConfig,
 )
+from rlhf_dist.config.secrets import check_environment, environment
 from rlhf_dist.config.suggest import suggest
 from rlhf_dist.errors import UserError
 
@@ -78,14 +79,16 @@ def check_run(run: RunConfig) -> None:
         )
 
 
-def check_cluster(cluster: ClusterConfig) -> None:
-    """The section `cluster`."""
+def check_cluster(cluster: ClusterConfig, here: bool) -> None:
+    """The section `cluster`; with ``here`` also the variables that it takes from this process' environment."""
     for key in ("placement_timeout_s", "start_timeout_s", "call_timeout_s", "object_store_gib"):
         _positive(f"cluster.{key}", value_of(cluster, key))
     if cluster.collective_timeout_s is not None:
         _positive("cluster.collective_timeout_s", cluster.collective_timeout_s)
     port_range(cluster.ports)
-    environment(cluster.env)
+    check_environment(cluster.env)
+    if here:
+        environment(cluster.env)
 
 
 def check_trained(role: str, group: TrainedRole) -> None:

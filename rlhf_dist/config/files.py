@@ -12,6 +12,7 @@ from pathlib import Path
 
 import yaml
 
+from rlhf_dist.config.secrets import shown
 from rlhf_dist.config.suggest import suggest_path
 from rlhf_dist.errors import UserError
 
@@ -58,11 +59,12 @@ def parse_value(text: str, name: str) -> Value:
     Raises:
         UserError: it is not YAML, or a mapping; the message names ``name``.
     """
+    where = f"{name}={shown(name, text)}: "
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except (yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"{name}={text}: cannot be read: {_problem(error)}") from error
-    return None if node is None else _Reader("", f"{name}={text}: ").value(node, f"{name}={text}: ")
+        raise UserError(f"{where}cannot be read: {_problem(error)}") from error
+    return None if node is None else _Reader("", where).value(node, where)
 
 
 def _read_chain(path: Path, where: str, elsewhere: Iterable[Path], above: tuple[Path, ...]) -> list[Setting]:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rlhf_dist.config import secrets
 from rlhf_dist.config.files import Setting, Value, parse_value, read_recipe
 from rlhf_dist.config.help import help_text
 from rlhf_dist.config.keys import Key, named_sections, schema_keys, schema_sections
@@ -52,8 +53,17 @@ def load_config(kind: type[C], argv: Sequence[str], default_file: Path) -> C:
 
 
 def config_yaml(config: object) -> str:
-    """A configuration object as YAML text that :func:`load_config` reads back: a run's `config.yaml`."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
+    """A configuration object as YAML text that :func:`load_config` reads back: a run's `config.yaml`.
+
+    No secrets stand in it (`secrets.py`): it is also what two configurations are compared by.
+    """
+    return OmegaConf.to_yaml(OmegaConf.create(_without_secrets(OmegaConf.to_container(OmegaConf.structured(config)))))
+
+
+def _without_secrets(node: Any, key: str = "") -> Any:
+    if isinstance(node, dict):
+        return {name: _without_secrets(child, f"{key}.{name}".lstrip(".")) for name, child in node.items()}
+    return secrets.shown(key, node)
 
 
 @dataclass(frozen=True)
@@ -77,8 +87,10 @@ def _parse(argv: Sequence[str]) -> _CommandLine:
         elif word.startswith("--config="):
             config = word.partition("=")[2]
         elif word.startswith("-"):
-            hint = word.lstrip("-") if "=" in word else "--config FILE, --help or key=value"
-            raise UserError(f"unknown option {word}{did_you_mean([hint])}")
+            name, given, value = word.partition("=")
+            value = given + str(secrets.shown(name.lstrip("-"), value))
+            hint = f"{name.lstrip('-')}{value}" if given else "--config FILE, --help or key=value"
+            raise UserError(f"unknown option {name}{value}{did_you_mean([hint])}")
         elif "=" not in word:
             hint = f"--config {word}" if word.endswith((".yaml", ".yml")) else f"{word}=VALUE"
             raise UserError(f"{word}: expected key=value{did_you_mean([hint])}")
@@ -124,7 +136,7 @@ def _apply(config: DictConfig, sections: dict[str, type], keys: dict[str, Key], 
         return
     key = keys[setting.key]
     value = None if setting.value == MISSING else setting.value
-    shown = f"{setting.where}{setting.key}={_shown(value)}"
+    shown = f"{setting.where}{setting.key}={_shown(secrets.shown(setting.key, value))}"
     texts = value if isinstance(value, list) else [value]
     if any(text is not None and "${" in text for text in texts):
         raise UserError(f"{shown}: ${{...}} is not looked up here; write the value itself")

@@ -1,4 +1,4 @@
-"""Which roles share devices (the key `placement`), and the few settings of `cluster` that are texts with a form."""
+"""Which roles share devices (the key `placement`), and a setting of `cluster` that is a text with a form."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from rlhf_dist.errors import UserError
 
 SEPARATE, COLOCATED = "separate", "colocated"
 _FORM = "expected separate, colocated, or lists of roles, as [[actor, reference], [critic, reward], [rollout]]"
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=.*")
 _PORTS = re.compile(r"(\d{1,5})-(\d{1,5})")
 
 
@@ -70,15 +69,3 @@ def port_range(ports: str | None) -> tuple[int, int] | None:
     if not 1024 <= first <= last <= 65535:
         raise UserError(f"cluster.ports={ports}: expected a range of ports between 1024 and 65535, as 20000-20099")
     return first, last
-
-
-def environment(variables: list[str]) -> dict[str, str]:
-    """`cluster.env` as a mapping.
-
-    Raises:
-        UserError: an entry is not NAME=VALUE.
-    """
-    for entry in variables:
-        if _VARIABLE.fullmatch(entry) is None:
-            raise UserError(f"cluster.env={entry}: expected NAME=VALUE")
-    return dict(entry.split("=", 1) for entry in variables)

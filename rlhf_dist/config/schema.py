@@ -226,7 +226,8 @@ class ClusterConfig:
     object_store_gib: float = 1.0  # of a local cluster that this run starts
     interface: Optional[str] = None  # network interface of the collectives between nodes, as eth0; null: theirs to find
     ports: Optional[str] = None  # range in which workers listen for one another, as 20000-20099; null: any free port
-    env: list[str] = field(default_factory=list)  # further environment variables of every worker, as NAME=VALUE
+    env: list[str] = field(default_factory=list)  # further environment variables of every worker: NAME, with the value
+    # that it has where the run is launched, or NAME=VALUE, which is not for secrets
 
 
 @dataclass

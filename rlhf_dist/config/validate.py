@@ -28,6 +28,7 @@ from rlhf_dist.config.schema import (
     SFTConfig,
     TextData,
 )
+from rlhf_dist.config.secrets import check_unmasked, masked_url, shown
 from rlhf_dist.errors import UserError
 
 _FUNCTION = re.compile(r".+:[^\W\d]\w*(\.[^\W\d]\w*)*")  # "module:name" or "file.py:name"
@@ -51,7 +52,7 @@ def validate_ppo(config: PPOConfig, check_paths: bool = True) -> None:
     _require(config, set() if uses_model(config.reward) else {"reward.model.path"})
     checks.check_text(config.pretrain)
     checks.check_run(config.run)
-    checks.check_cluster(config.cluster)
+    checks.check_cluster(config.cluster, check_paths)
     checks.check_count("data.eval_count", config.data.eval_count)
     checks.check_trained("actor", config.actor)
     checks.check_trained("critic", config.critic)
@@ -75,7 +76,7 @@ def validate_sft(config: SFTConfig, check_paths: bool = True) -> None:
     """The same as :func:`validate_ppo`, for step 1."""
     _require(config, set())
     checks.check_run(config.run)
-    checks.check_cluster(config.cluster)
+    checks.check_cluster(config.cluster, check_paths)
     checks.check_trained("actor", config.actor)
     checks.check_supervised("sft", config.sft)
     checks.check_text(config.pretrain)
@@ -90,7 +91,7 @@ def validate_reward(config: RewardConfig, check_paths: bool = True) -> None:
     """The same as :func:`validate_ppo`, for step 2."""
     _require(config, set())
     checks.check_run(config.run)
-    checks.check_cluster(config.cluster)
+    checks.check_cluster(config.cluster, check_paths)
     checks.check_trained("reward", config.reward)
     checks.check_supervised("training", config.training)
     checks.check_examples(config.data)
@@ -105,7 +106,7 @@ def validate_dpo(config: DPOConfig, check_paths: bool = True) -> None:
     """The same as :func:`validate_ppo`, for DPO, as `resolve_dpo` made it."""
     _require(config, set())
     checks.check_run(config.run)
-    checks.check_cluster(config.cluster)
+    checks.check_cluster(config.cluster, check_paths)
     checks.check_trained("actor", config.actor)
     checks.check_frozen("reference", config.reference)
     checks.check_supervised("dpo", config.dpo)
@@ -149,7 +150,7 @@ def _check_source(key: str, source: RewardRole) -> None:
         given[f"{key}.model.path"] = source.model.path
     named = {name: value for name, value in given.items() if value is not None}
     if len(named) > 1:
-        both = " and ".join(f"{name}={value}" for name, value in named.items())
+        both = " and ".join(f"{name}={shown(name, value)}" for name, value in named.items())
         raise UserError(f"{both} are both given: set one of them to null")
     if not named:
         raise UserError(f"{key}: nothing scores: set {key}.model.path, {key}.function or {key}.endpoint")
@@ -162,10 +163,11 @@ def _check_endpoint(key: str, endpoint: str, token_env: str | None) -> None:
     try:
         parts = urlsplit(endpoint)
         host, _ = parts.hostname, parts.port
-    except ValueError as error:
-        raise UserError(f"{key}.endpoint: {error}: expected an http or https URL") from error
+    except ValueError as error:  # whose text repeats parts of the URL
+        raise UserError(f"{key}.endpoint={masked_url(endpoint)}: expected an http or https URL") from error
     if parts.scheme not in ("http", "https") or not host:
-        raise UserError(f"{key}.endpoint={endpoint}: expected an http or https URL")
+        raise UserError(f"{key}.endpoint={masked_url(endpoint)}: expected an http or https URL")
+    check_unmasked(f"{key}.endpoint", endpoint)
     if parts.username is not None:
         raise UserError(f"{key}.endpoint: a name or password in the URL would be shown: use {key}.endpoint_token_env")
     if token_env is None:

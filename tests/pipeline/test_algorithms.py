@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import threading
@@ -13,7 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.pipeline.conftest import Outcome, Workplace
+from tests.pipeline.conftest import ROOT, Outcome, Workplace
+from tests.pipeline.plants import planted
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -27,6 +29,16 @@ PTX = [
     "ppo.pretrain_per_sample=1.5",
     "actor.ema_decay=0.9",
 ]
+
+_OWN_REWARDS = """
+import hashlib, os
+
+def long(prompts, responses):
+    for name, digest in KNOWN.items():
+        assert hashlib.sha256(os.environ[name].encode()).hexdigest() == digest, name
+    return [float(len(response)) for response in responses]
+
+"""
 
 
 def without_times(outcome: Outcome) -> list[dict[str, float]]:
@@ -184,14 +196,30 @@ def test_dpo_learns_the_rankings_and_goes_on_after_a_resume(place: Workplace) ->
     assert without_times(outcome)[-1] == pytest.approx(last, rel=1e-4, abs=1e-6)
 
 
-def test_the_reward_is_the_weighted_sum_of_its_sources(place: Workplace) -> None:
-    (place.root / "own_rewards.py").write_text(
-        "def long(prompts, responses):\n    return [float(len(response)) for response in responses]\n"
-    )
+def test_the_reward_is_the_weighted_sum_of_its_sources_and_secrets_stand_nowhere(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They reach whom they are meant for: the function asks for those of its process, the endpoint for its own."""
     settings = ["rewards.long.function=own_rewards.py:long", "rewards.long.weight=-0.25", "reward.weight=2.0"]
-    with endpoint() as url:
-        settings += [f"rewards.remote.endpoint={url}", "rewards.remote.weight=3.0", "rewards.long.num_workers=2"]
-        outcome = place.run("ppo", "sources", *HF, "ppo.steps=1", *settings)
+    settings += ["rewards.remote.weight=3.0", "rewards.long.num_workers=2"]
+    with planted(monkeypatch) as plants, endpoint(f"key={plants.query}", plants.environment["REWARD_TOKEN"]) as url:
+        known = {"FROM_HERE": plants.environment["FROM_HERE"], "WRITTEN": plants.written}
+        known = {name: hashlib.sha256(value.encode()).hexdigest() for name, value in known.items()}
+        (place.root / "own_rewards.py").write_text(_OWN_REWARDS + f"KNOWN = {known}\n")
+        (place.root / "secret").mkdir()
+        recipe = place.root / "secret/recipe.yaml"
+        recipe.write_text(
+            f"base: {ROOT}/configs/ppo_llama.yaml\n"
+            f"cluster: {{env: [FROM_HERE, WRITTEN={plants.written}]}}\n"
+            f"rewards: {{remote: {{endpoint: '{url}', endpoint_token_env: REWARD_TOKEN}}}}\n"
+        )
+        outcome = place.run("ppo", "sources", "--config", str(recipe), *HF, "ppo.steps=1", *settings)
+        assert any(path.stat().st_size for path in plants.session.rglob("*.log")), "Ray's session is elsewhere"
+        assert plants.found_in(outcome.run, plants.session) == []
+        assert plants.looks > 10 and plants.seen == set()
+        assert not [name for name, secret in plants.all.items() if secret in outcome.output]
+        stored = (outcome.run / "config.yaml").read_text()
+        assert "- WRITTEN\n" in stored and f"{url.partition('?')[0]}?***" in stored
     (line,) = outcome.metrics
     wanted = 2.0 * line["reward/main_mean"] - 0.25 * line["reward/long_mean"] + 3.0 * line["reward/remote_mean"]
     assert line["reward/score_mean"] == pytest.approx(wanted, rel=1e-5)
@@ -206,11 +234,14 @@ def test_the_reward_is_the_weighted_sum_of_its_sources(place: Workplace) -> None
 
 
 @contextmanager
-def endpoint() -> Iterator[str]:
-    """A real HTTP endpoint on loopback, which scores everything 0.5."""
+def endpoint(query: str, token: str) -> Iterator[str]:
+    """A real HTTP endpoint on loopback, which scores everything 0.5 for who has the query and the token."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
+            if self.path != f"/score?{query}" or self.headers["Authorization"] != f"Bearer {token}":
+                self.send_error(403)
+                return
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             text = json.dumps({"scores": [0.5] * len(asked["responses"])}).encode()
             self.send_response(200)
@@ -220,5 +251,5 @@ def endpoint() -> Iterator[str]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/score"
+    yield f"http://127.0.0.1:{server.server_port}/score?{query}"
     server.shutdown()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_dist.config.placement import environment, port_range, shared_groups
+from rlhf_dist.config.placement import port_range, shared_groups
 from rlhf_dist.config.resolve import resolve_ppo
 from rlhf_dist.config.schema import PPOConfig, RewardRole
 from rlhf_dist.device import CPU, CUDA, NPU
@@ -102,12 +102,9 @@ def test_bundles_ask_for_the_devices_resource_and_for_none_on_a_cpu() -> None:
     assert all(set(bundle) == {"CPU"} for pool in ppo_pools(config(), CPU) for bundle in pool.resources(CPU))
 
 
-def test_ports_and_environment_are_read_or_refused() -> None:
+def test_ports_are_read_or_refused() -> None:
     assert port_range("20000-20099") == (20000, 20099)
     assert port_range(None) is None
-    assert environment(["A=1", "B=x=y"]) == {"A": "1", "B": "x=y"}
     for ports in ("20000", "200-300", "30000-20000", "a-b"):
         with pytest.raises(UserError, match=r"cluster\.ports"):
             port_range(ports)
-    with pytest.raises(UserError, match=r"cluster\.env=NCCL_DEBUG"):
-        environment(["NCCL_DEBUG"])
