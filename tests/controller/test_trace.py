@@ -84,12 +84,13 @@ def test_lanes_and_threads_become_rows_of_the_timeline(tmp_path: Path) -> None:
         with timer("train", lane=lane):
             time.sleep(0.02)
 
+    began = time.time()
     threads = [threading.Thread(target=work, args=(lane,)) for lane in ("actor", "critic")]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    timer.record("generate", "engine 0", time.time() - 1.0, 0.5)
+    timer.record("generate", "engine 0", began - 1.0, 0.5)
     timer.save()
     trace = json.loads(path.read_text())
     names = {event["args"]["name"]: event["tid"] for event in trace["traceEvents"] if event["ph"] == "M"}
@@ -97,7 +98,8 @@ def test_lanes_and_threads_become_rows_of_the_timeline(tmp_path: Path) -> None:
     assert {lane: by_lane[lane]["tid"] for lane in by_lane} == {lane: names[lane] for lane in by_lane}
     assert by_lane["actor"]["dur"] >= 20_000
     assert by_lane["engine 0"]["dur"] == 500_000
-    assert 900_000 < by_lane["actor"]["ts"] - by_lane["engine 0"]["ts"] < 5_000_000
+    # One clock for both: a second and what it took to start the thread, however slow the machine is.
+    assert 990_000 < by_lane["actor"]["ts"] - by_lane["engine 0"]["ts"] < 60_000_000
 
 
 def test_a_long_run_keeps_its_newest_events_and_says_how_many_went(tmp_path: Path) -> None:
