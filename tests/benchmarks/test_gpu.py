@@ -234,22 +234,26 @@ def test_tests_marked_gpu_are_skipped_with_their_reason_and_cost_nothing(tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_every_part_runs_in_small_on_a_cpu(tmp_path: Path) -> None:
-    """Nothing of a GPU is shown by it, but that the parts do what they say, and that the page is written."""
+@pytest.mark.timeout(1900)
+def test_the_parts_run_in_small_on_a_cpu(tmp_path: Path) -> None:
+    """Nothing of a GPU is shown by it, but that the parts do what they say, and that the page is written.
+
+    Left out are those that other tests do on a CPU anyway (ZeRO, engines) and PPO's other placements.
+    """
+    parts = ["device", "kernels", "transport", "mfu", "transfer", "generation", "ppo-colocated"]
     before = sorted((ROOT / "benchmarks/results").iterdir())
-    places = ["--out", str(tmp_path / "out"), "--logs", str(tmp_path / "logs"), "--minutes", "14"]
-    command = [sys.executable, "benchmarks/gpu.py", "--device", "cpu", "--tiny", "--rollout", "hf", *places]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=880, check=False)
+    places = ["--out", str(tmp_path / "out"), "--logs", str(tmp_path / "logs"), "--minutes", "30"]
+    chosen = ["--device", "cpu", "--tiny", "--rollout", "hf", "--parts", ",".join(parts)]
+    command = [sys.executable, "benchmarks/gpu.py", *chosen, *places]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1850, check=False)
     logs = "\n".join(f"{log.name}:\n{log.read_text()[-2000:]}" for log in (tmp_path / "logs").iterdir())
     assert done.returncode == 0, done.stdout + done.stderr + logs
     written = json.loads((tmp_path / "out/gpu-cpu.json").read_text())
     outcomes = {part["part"]: part["outcome"] for part in written["parts"]}
-    assert outcomes == dict.fromkeys([part.name for part in gpu.PARTS], "passed")
+    assert outcomes == dict.fromkeys(parts, "passed")
     figures = {part["part"]: dict(row[:2] for row in part["figures"]) for part in written["parts"]}
     assert figures["mfu"]["MFU of training"] > 0
-    for name in ("ppo-colocated", "ppo-host", "ppo-separate"):
-        assert figures[name]["largest rollout/logprob_gap"] < 1e-3
+    assert figures["ppo-colocated"]["largest rollout/logprob_gap"] < 1e-3
     text = (tmp_path / "out/gpu-cpu.md").read_text()
     assert "gap of the log-probabilities, after sleep, wake and other weights" in text
     assert sorted((ROOT / "benchmarks/results").iterdir()) == before
