@@ -40,7 +40,7 @@ class Footprint:
         process: on a CPU, of the process before it has a model.
         loading: what the process has at most while it loads the model.
         freed: of the gradients, what is freed between two steps.
-        fragmentation: on a CPU, what the allocator holds between blocks while a role works.
+        fragmentation: on a CPU, what the allocator holds between blocks while a role learns, or an engine is loaded.
     """
 
     weights: int
@@ -125,7 +125,6 @@ def frozen_footprint(facts: ModelFacts, role: FrozenRole, reach: Reach, device: 
         activations=activations,
         process=_process_bytes(facts, role, device),
         loading=_loading_bytes(facts, role),
-        fragmentation=_fragmentation(device, buffers + activations),
     )
 
 

@@ -16,8 +16,9 @@ ENGINE_BYTES = 470 * MIB  # vLLM too
 TEXT_REWARD_BYTES = 330 * MIB  # a function or an endpoint, with a tokenizer
 DRIVER_BYTES = 380 * MIB
 RAY_BYTES = 430 * MIB  # a local cluster's own processes
-# What the allocator holds beyond the blocks in use while a role works, as a share of what it works with: blocks of a
-# forward pass are freed in another order than they were asked for, and under ZeRO gathered and reduced between.
+# What the allocator holds beyond the blocks in use while a role learns, as a share of what it works with: blocks of a
+# forward pass are freed in another order than they were asked for, and under ZeRO gathered and reduced between. A pass
+# without gradient frees its blocks as it goes.
 FRAGMENTATION = 0.5
 
 
