@@ -18,6 +18,7 @@ import numpy as np
 import psutil
 import pytest
 import ray
+from ray._private.internal_api import free
 
 from rlhf_dist.cluster.calls import collect
 from rlhf_dist.cluster.memory import last_seen
@@ -84,7 +85,7 @@ def test_a_full_disk_a_lost_answer_and_a_killed_worker_are_one_line_each(
 
         lost = worker.call.remote("large", 10)
         ray.wait([lost], timeout=60)
-        ray._private.internal_api.free([lost])
+        free([lost])
         said = str(failure(tmp_path, {lost: "actor-0"}))
         assert said.startswith("worker actor-0 in train: data was lost with the node or process that held it (Object")
 
