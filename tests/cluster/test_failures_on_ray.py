@@ -18,7 +18,6 @@ import numpy as np
 import psutil
 import pytest
 import ray
-from ray._private.internal_api import free
 
 from rlhf_dist.cluster.calls import collect
 from rlhf_dist.cluster.memory import last_seen
@@ -71,7 +70,7 @@ def failure(tmp_path: Path, calls: dict[Any, str]) -> RunError:
 
 
 @pytest.mark.timeout(300)
-def test_a_full_disk_a_lost_answer_and_a_killed_worker_are_one_line_each(
+def test_a_full_disk_and_a_killed_worker_are_one_line_each(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: Callable[[str], Any]
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -82,12 +81,6 @@ def test_a_full_disk_a_lost_answer_and_a_killed_worker_are_one_line_each(
         said = str(failure(tmp_path, dict.fromkeys(answers, "actor-0")))
         assert said.startswith("worker actor-0 in train: the object store and the disk beneath it are full (OutOfDisk")
         del answers
-
-        lost = worker.call.remote("large", 10)
-        ray.wait([lost], timeout=60)
-        free([lost])
-        said = str(failure(tmp_path, {lost: "actor-0"}))
-        assert said.startswith("worker actor-0 in train: data was lost with the node or process that held it (Object")
 
         waiting = worker.call.remote("wait")
         deadline = time.monotonic() + 60
