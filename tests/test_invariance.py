@@ -272,20 +272,6 @@ def test_the_ways_cover_every_value() -> None:
     assert {way.rows for way in ways(4)} == {2, 7}  # with 2 rows some of the 4 ranks have none
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A process group of this process alone."""
-    import torch.distributed as dist
-
-    store = tmp_path_factory.mktemp("store") / "store"
-    with pytest.MonkeyPatch.context() as patch:
-        for name, number in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():
-            patch.setenv(name, number)  # DeepSpeed asks for them, process group or not
-        dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
-        yield
-        dist.destroy_process_group()
-
-
 sizes = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 9)), min_size=1, max_size=5)
 
 

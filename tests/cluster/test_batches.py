@@ -64,7 +64,7 @@ def step(tmp_path: Path) -> Iterator[tuple[Placement, WorkerGroup]]:
     try:
         pools = [Pool((RoleResources("actor", WORKERS, 0, 0.1, 1, "pack"),))]
         with closing(Placement("step", pools, CPU, 60.0)) as placement, closing(RunGauges("step")) as gauges:
-            group = WorkerGroup("step", "actor", placement, tmp_path / "logs", {}, 1, ClusterConfig(), gauges)
+            group = WorkerGroup("step", "actor", placement, tmp_path / "logs", {}, 1, ClusterConfig(), gauges, None)
             build_groups([Construction(group, Scorer, lambda rank: (rank,), collective=False)], placement, 240.0)
             yield placement, group
     finally:

@@ -97,7 +97,7 @@ def test_workers_without_a_device_start_where_there_is_none_and_see_none_where_t
     """On the head there are no accelerators, and this torch knows none: whoever asks for one fails."""
     scorers = pool("scorer", 4, 0, strategy="strict_spread")
     with closing(Placement("seen", [scorers], CUDA, 30.0)) as placement, closing(RunGauges("seen")) as gauges:
-        group = WorkerGroup("seen", "scorer", placement, tmp_path, {}, 1, ClusterConfig(), gauges)
+        group = WorkerGroup("seen", "scorer", placement, tmp_path, {}, 1, ClusterConfig(), gauges, None)
         build_groups([Construction(group, Seen, lambda _: (), collective=False)], placement, 120.0)
         assert group.device is CPU
         answers = ray.get([worker.call.remote("environment") for worker in group.workers], timeout=60)
