@@ -21,7 +21,8 @@ class StopSignal:
     """While entered, notes that the user wants the run to stop. Enter it in the main thread.
 
     A closed terminal is a SIGHUP, and may be several: the shell sends one, and the system another. So it asks for the
-    end after a checkpoint, however often it comes. Where it was ignored (nohup) it stays so.
+    end after a checkpoint, however often it comes, and is ignored behind it: the end is under way then. Where it was
+    ignored before (nohup) it stays so.
 
     Args:
         heard: called once, with what came first ("Ctrl-C"), in a thread of its own and at once, also where the main
@@ -51,7 +52,8 @@ class StopSignal:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            # A hangup that comes while the run gives back what it had, or writes its report, must not cut that short.
+            signal.signal(number, signal.SIG_IGN if number == signal.SIGHUP else handler)
         signal.set_wakeup_fd(self._bell_before)
         self._bell.send(bytes([_LEAVING]))
         self._announcer.join(timeout=5)

@@ -90,10 +90,17 @@ def test_under_nohup_a_closed_terminal_is_ignored() -> None:
     assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
 
-def test_everything_is_as_before_afterwards() -> None:
+def test_everything_but_the_hangup_is_as_before_afterwards() -> None:
     threads = threading.active_count()
     with StopSignal():
         assert signal.getsignal(signal.SIGHUP) != signal.SIG_DFL
-    assert [signal.getsignal(number) for number in ALL] == [signal.SIG_DFL] * 3
+    assert [signal.getsignal(number) for number in ALL] == [signal.SIG_DFL, signal.SIG_DFL, signal.SIG_IGN]
     assert signal.set_wakeup_fd(-1) == -1
     assert threading.active_count() == threads
+
+
+def test_a_hangup_does_not_cut_short_what_comes_after_the_last_step() -> None:
+    with StopSignal() as stop:
+        send(signal.SIGINT)
+    send(signal.SIGHUP)  # by default it would end this process
+    assert stop.wanted and signal.getsignal(signal.SIGINT) == signal.SIG_DFL
