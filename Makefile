@@ -28,7 +28,7 @@ lint: install ## ruff and mypy
 	$(PY) -m mypy
 
 test: lint ## lint and the whole suite
-	$(PY) -m pytest $(TESTS)
+	$(PY) -m pytest --durations=25 --durations-min=5 $(TESTS)
 
 test-fast: install ## the suite without real workers, engines and downloads
 	$(PY) -m pytest -m "not slow" $(TESTS)
