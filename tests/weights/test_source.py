@@ -74,6 +74,8 @@ def test_a_state_dict_holds_persistent_buffers_and_no_others():
 
 
 def zero_engine(model, stage, bf16):
+    if bf16:
+        model.bfloat16()  # as roles load it: a model that is sharded while it loads keeps its dtype
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     config = {
         "train_micro_batch_size_per_gpu": 1,
