@@ -36,7 +36,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.throughput import machine  # noqa: E402
 from rlhf_dist.config.schema import PPOConfig  # noqa: E402
 from rlhf_dist.device import CPU  # noqa: E402
-from rlhf_dist.memory import pss_bytes  # noqa: E402
+from rlhf_dist.process_memory import pss_bytes  # noqa: E402
 
 MIB = 2**20
 SHARE, LEAST = 0.15, 150_000_000  # how far a role may be off: the larger of the two

@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 
-from rlhf_dist.config.schema import ModelConfig, TrainedRole  # noqa: E402
+from rlhf_dist.config.schema import ModelConfig, TrainedRoleConfig  # noqa: E402
 from rlhf_dist.device import CPU, detect  # noqa: E402
 
 LIMIT = 0.10
@@ -43,9 +43,9 @@ class Case:
     stage: int
     lora: int
 
-    def role(self, workers: int) -> TrainedRole:
+    def role(self, workers: int) -> TrainedRoleConfig:
         """The role's section."""
-        role = TrainedRole(num_workers=workers, zero_stage=self.stage)
+        role = TrainedRoleConfig(num_workers=workers, zero_stage=self.stage)
         role.model = ModelConfig(path=self.model, dtype=self.dtype)
         role.lora.rank = self.lora
         return role
@@ -53,8 +53,8 @@ class Case:
 
 def measured(case: Case, workers: int) -> dict[str, int]:
     """Bytes of each kind in this process, the bucket of ZeRO-3 left out."""
+    from rlhf_dist.engine.offload import device_storages
     from rlhf_dist.engine.policy import ActorEngine
-    from rlhf_dist.engine.residency import device_storages
     from rlhf_dist.engine.zero_settings import buckets
     from rlhf_dist.types import Demonstrations
     from rlhf_dist.weights.source import full_shape
@@ -114,9 +114,9 @@ def _nested_tensors(value: Any) -> list[torch.Tensor]:
 
 def predicted(case: Case, workers: int) -> dict[str, int]:
     """The same by formula."""
+    from rlhf_dist.plan.extent import Reach
     from rlhf_dist.plan.facts import policy_facts
-    from rlhf_dist.plan.memory import trained_footprint
-    from rlhf_dist.plan.reach import Reach
+    from rlhf_dist.plan.footprint import trained_footprint
 
     role = case.role(workers)
     facts = policy_facts(role.model, getattr(torch, case.dtype), role.lora)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rlhf_dist.config.load import load_config
-from rlhf_dist.config.schema import DPOConfig, PPOConfig, RewardConfig, SFTConfig
+from rlhf_dist.config.schema import DPOConfig, PPOConfig, RewardModelConfig, SFTConfig
 from rlhf_dist.errors import ClusterError, RunError, StoppedByUser, UserError
 from rlhf_dist.jobs.dpo import run_dpo
 from rlhf_dist.jobs.ppo import run_ppo
@@ -28,7 +28,7 @@ def sft(argv: Sequence[str], default_config: Path) -> int:
 
 def reward(argv: Sequence[str], default_config: Path) -> int:
     """`launch/reward_llama.py`. Returns the exit code."""
-    return _guarded(lambda: run_reward(load_config(RewardConfig, argv, default_config)))
+    return _guarded(lambda: run_reward(load_config(RewardModelConfig, argv, default_config)))
 
 
 def dpo(argv: Sequence[str], default_config: Path) -> int:

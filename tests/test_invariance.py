@@ -146,7 +146,7 @@ def plain(folder: Path, policy: PolicyBatch, value: ValueBatch) -> dict[str, dic
 
 def taken(folder: Path, way: Way, policy: PolicyBatch, value: ValueBatch) -> dict[str, dict[str, Tensor]]:
     """The same as :func:`plain`, by the engines. All ranks call it."""
-    from rlhf_dist.config.schema import ModelConfig, OptimConfig, TrainedRole
+    from rlhf_dist.config.schema import ModelConfig, OptimConfig, TrainedRoleConfig
     from rlhf_dist.device import CPU
     from rlhf_dist.engine.policy import ActorEngine
     from rlhf_dist.engine.scalar import CriticEngine
@@ -169,7 +169,7 @@ def taken(folder: Path, way: Way, policy: PolicyBatch, value: ValueBatch) -> dic
         model = ModelConfig(
             path=str(folder / ("model" if name == "actor" else "critic")), gradient_checkpointing=way.checkpointing
         )
-        role = TrainedRole(
+        role = TrainedRoleConfig(
             model=model,
             zero_stage=way.stage,
             micro_batch_tokens=way.tokens,

@@ -32,8 +32,8 @@ LAYERS = {
     "hostmemory": 0,
     "errors": 0,
     "durable": 0,
-    "chatter": 0,
-    "memory": 0,
+    "process_output": 0,
+    "process_memory": 0,
 }
 
 HOMES = {

@@ -73,7 +73,7 @@ def optimizer_step(settings: Settings, folder: Path, batch: object, length: int)
 
     import torch.distributed as dist
 
-    from rlhf_dist.config.schema import ModelConfig, OptimConfig, TrainedRole
+    from rlhf_dist.config.schema import ModelConfig, OptimConfig, TrainedRoleConfig
     from rlhf_dist.engine.policy import ActorEngine
 
     device = settings.device
@@ -81,7 +81,7 @@ def optimizer_step(settings: Settings, folder: Path, batch: object, length: int)
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     os.environ["MASTER_PORT"] = str(store.port)
     dist.init_process_group(device.collective, store=store, rank=0, world_size=1)
-    role = TrainedRole(
+    role = TrainedRoleConfig(
         model=ModelConfig(path=str(folder)), micro_batch_tokens=4 * length, optim=OptimConfig(lr=1e-4, warmup_steps=0)
     )
     engine = ActorEngine(role, device, 1.0, 1000)

@@ -24,9 +24,9 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
-from rlhf_dist.chatter import tail
-from rlhf_dist.cluster.memory import Seen, last_seen, ran_out
+from rlhf_dist.cluster.worker_memory import Seen, last_seen, ran_out
 from rlhf_dist.errors import ClusterError, MemoryRanOut, RunError, UserError
+from rlhf_dist.process_output import tail
 
 TOKEN_HELP = "set RAY_AUTH_MODE=token, with the cluster's token in RAY_AUTH_TOKEN or in ~/.ray/auth_token"
 _NO_PLACE = (ActorUnschedulableError, TaskUnschedulableError, ActorPlacementGroupRemoved, TaskPlacementGroupRemoved)

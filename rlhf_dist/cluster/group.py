@@ -16,7 +16,7 @@ from rlhf_dist.cluster.calls import collect
 from rlhf_dist.cluster.placement import Placement
 from rlhf_dist.cluster.prometheus import RunGauges
 from rlhf_dist.cluster.worker import Rendezvous, Worker
-from rlhf_dist.config.placement import port_range
+from rlhf_dist.config.parsing import port_range
 from rlhf_dist.config.schema import ClusterConfig
 from rlhf_dist.config.secrets import environment
 from rlhf_dist.models.layout import balanced_shards

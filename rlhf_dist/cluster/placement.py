@@ -14,10 +14,10 @@ from ray.exceptions import GetTimeoutError
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from rlhf_dist.cluster.batches import Batches
 from rlhf_dist.cluster.calls import Call, run_calls
 from rlhf_dist.cluster.capacity import Bundle, Wanted, can_never_fit, hardest_first, nodes, table
-from rlhf_dist.cluster.residency import Residents
+from rlhf_dist.cluster.device_sharing import Residents
+from rlhf_dist.cluster.object_store import Batches
 from rlhf_dist.device import CPU, Device
 from rlhf_dist.errors import ClusterError
 from rlhf_dist.plan.pools import Pool

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 from ray.util.metrics import Gauge
 
-from rlhf_dist.cluster.memory import note_memory
+from rlhf_dist.cluster.worker_memory import note_memory
 from rlhf_dist.device import Device
 
 logger = logging.getLogger(__name__)

@@ -135,7 +135,7 @@ class Reward(Role):
         return self._scatter("scores", sequences, sequences.lengths, torch.ones_like(sequences.lengths))
 
 
-class RewardTrainer(TrainedModel):
+class TrainedReward(TrainedModel):
     """The reward model while step 2 trains it."""
 
     def fit(self, batch: Comparisons) -> Call[RankingStats]:

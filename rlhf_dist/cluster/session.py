@@ -19,7 +19,7 @@ from ray._raylet import (  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError, RayError
 
 from rlhf_dist.cluster.failures import TOKEN_HELP, ray_failure
-from rlhf_dist.cluster.memory import forget_memory
+from rlhf_dist.cluster.worker_memory import forget_memory
 from rlhf_dist.config.schema import ClusterConfig
 from rlhf_dist.data.functions import DeadlinePassed, call_with_deadline
 from rlhf_dist.errors import ClusterError, UserError

@@ -12,12 +12,12 @@ from typing import Any
 
 import ray
 
-from rlhf_dist.chatter import redirect_process_output
 from rlhf_dist.cluster.prometheus import Gauges, watch_memory
 from rlhf_dist.device import GLOO_INTERFACE, Device
 from rlhf_dist.engine.random_state import mixed_seed
-from rlhf_dist.memory import release_freed
 from rlhf_dist.network import interface_of, listening_store
+from rlhf_dist.process_memory import release_freed
+from rlhf_dist.process_output import redirect_process_output
 
 
 @dataclass(frozen=True)

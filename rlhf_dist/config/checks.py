@@ -9,29 +9,29 @@ from collections.abc import Iterable
 from typing import Any
 
 from rlhf_dist import device
-from rlhf_dist.config.placement import port_range
+from rlhf_dist.config.did_you_mean import suggest
+from rlhf_dist.config.parsing import port_range
 from rlhf_dist.config.schema import (
     ClusterConfig,
-    ComparisonData,
-    DemonstrationData,
-    DPOTraining,
-    FrozenRole,
+    ComparisonDataConfig,
+    DemonstrationDataConfig,
+    DPOTrainingConfig,
+    FrozenRoleConfig,
     ModelConfig,
-    ModelRole,
+    ModelRoleConfig,
     OptimConfig,
     PPOAlgoConfig,
-    RewardRole,
-    RewardTraining,
+    RewardSourceConfig,
+    RewardTrainingConfig,
     RolloutConfig,
     RunConfig,
-    SFTTraining,
-    TextData,
-    TrainedRole,
+    SFTTrainingConfig,
+    TextDataConfig,
+    TrainedRoleConfig,
     WeightsConfig,
     WorkerConfig,
 )
 from rlhf_dist.config.secrets import check_environment, environment
-from rlhf_dist.config.suggest import suggest
 from rlhf_dist.errors import UserError
 
 DTYPES = ("auto", "float32", "bfloat16")
@@ -91,7 +91,7 @@ def check_cluster(cluster: ClusterConfig, here: bool) -> None:
         environment(cluster.env)
 
 
-def check_trained(role: str, group: TrainedRole) -> None:
+def check_trained(role: str, group: TrainedRoleConfig) -> None:
     """A role that learns, under the name ``role``."""
     _check_role(role, group)
     _choice(f"{role}.zero_stage", group.zero_stage, (0, 1, 2, 3))
@@ -104,11 +104,11 @@ def check_trained(role: str, group: TrainedRole) -> None:
         raise UserError(f"{role}.ema_decay={group.ema_decay}: expected 0 or more, and below 1")
 
 
-def check_frozen(role: str, group: FrozenRole) -> None:
+def check_frozen(role: str, group: FrozenRoleConfig) -> None:
     """A role that only runs forward, under the name ``role``."""
     _check_role(role, group)
     _choice(f"{role}.zero_stage", group.zero_stage, (0, 3))
-    if isinstance(group, RewardRole):
+    if isinstance(group, RewardSourceConfig):
         _positive(f"{role}.function_timeout_s", group.function_timeout_s)
         _positive(f"{role}.endpoint_timeout_s", group.endpoint_timeout_s)
         check_count(f"{role}.endpoint_retries", group.endpoint_retries, 0)
@@ -184,31 +184,31 @@ def check_ppo(ppo: PPOAlgoConfig) -> None:
     check_count("ppo.kl.horizon", ppo.kl.horizon)
 
 
-def check_supervised(section: str, training: SFTTraining | RewardTraining | DPOTraining) -> None:
+def check_supervised(section: str, training: SFTTrainingConfig | RewardTrainingConfig | DPOTrainingConfig) -> None:
     """The section `sft`, `training` or `dpo`."""
     _positive(f"{section}.epochs", training.epochs)
     check_count(f"{section}.max_steps", training.max_steps, 0)
     check_count(f"{section}.batch_size", training.batch_size)
-    if isinstance(training, SFTTraining):
+    if isinstance(training, SFTTrainingConfig):
         _not_negative(f"{section}.pretrain_share", training.pretrain_share)
-    if isinstance(training, DPOTraining):
+    if isinstance(training, DPOTrainingConfig):
         _positive(f"{section}.beta", training.beta)
         _between(f"{section}.label_smoothing", training.label_smoothing, 0, 0.5)
 
 
-def check_examples(data: DemonstrationData | ComparisonData) -> None:
+def check_examples(data: DemonstrationDataConfig | ComparisonDataConfig) -> None:
     """The section `data` of SFT and reward training. An example needs a token of prompt and one of answer."""
     check_count("data.eval_count", data.eval_count)
     check_count("data.max_tokens", data.max_tokens, 2)
 
 
-def check_text(text: TextData) -> None:
+def check_text(text: TextDataConfig) -> None:
     """The section `pretrain`."""
     check_count("pretrain.max_tokens", text.max_tokens, 2)
     check_count("pretrain.eval_count", text.eval_count)
 
 
-def _check_role(role: str, group: ModelRole) -> None:
+def _check_role(role: str, group: ModelRoleConfig) -> None:
     check_count(f"{role}.num_workers", group.num_workers)
     _check_workers(role, group)
     _check_model(f"{role}.model", group.model)

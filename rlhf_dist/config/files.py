@@ -12,8 +12,8 @@ from pathlib import Path
 
 import yaml
 
+from rlhf_dist.config.did_you_mean import suggest_path
 from rlhf_dist.config.secrets import shown
-from rlhf_dist.config.suggest import suggest_path
 from rlhf_dist.errors import UserError
 
 BASE = "base"  # the key that names the file a recipe stands on

@@ -13,10 +13,10 @@ from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rlhf_dist.config import secrets
+from rlhf_dist.config.did_you_mean import did_you_mean, near_keys
 from rlhf_dist.config.files import Setting, Value, parse_value, read_recipe
 from rlhf_dist.config.help import help_text
 from rlhf_dist.config.keys import Key, named_sections, schema_keys, schema_sections
-from rlhf_dist.config.suggest import did_you_mean, near_keys
 from rlhf_dist.errors import UserError
 
 C = TypeVar("C")
@@ -33,7 +33,7 @@ def load_config(kind: type[C], argv: Sequence[str], default_file: Path) -> C:
     ``omegaconf.MISSING``; `validate.py` knows which ones may.
 
     Args:
-        kind: PPOConfig, SFTConfig or RewardConfig.
+        kind: PPOConfig, SFTConfig or RewardModelConfig.
         argv: `[--config FILE] [key=value ...] [--help]`, without the program's name.
         default_file: the recipe where `--config` names none.
 

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from rlhf_dist.config.suggest import suggest_path
+from rlhf_dist.config.did_you_mean import suggest_path
 from rlhf_dist.errors import UserError
 
 DATA_SUFFIXES = (".jsonl", ".parquet")

@@ -8,10 +8,10 @@ from typing import TypeVar
 
 from omegaconf import MISSING
 
-from rlhf_dist.config.schema import DPOConfig, ModelRole, PPOConfig, RewardRole
+from rlhf_dist.config.schema import DPOConfig, ModelRoleConfig, PPOConfig, RewardSourceConfig
 from rlhf_dist.device import Device
 
-Role = TypeVar("Role", bound=ModelRole)
+Role = TypeVar("Role", bound=ModelRoleConfig)
 
 NEED_CRITIC = ("gae",)
 WHITENED = ("gae", "reinforce++")  # the others scale, or must not, by themselves
@@ -25,7 +25,7 @@ def is_given(value: str | None) -> bool:
 MAIN_REWARD = "main"  # the section `reward`, among the names of the section `rewards`
 
 
-def reward_sources(config: PPOConfig) -> dict[str, RewardRole]:
+def reward_sources(config: PPOConfig) -> dict[str, RewardSourceConfig]:
     """All sources of reward by name: :data:`MAIN_REWARD`, and those of `rewards`."""
     return {MAIN_REWARD: config.reward, **config.rewards}
 
@@ -35,7 +35,7 @@ def shares_reference(config: PPOConfig) -> bool:
     return config.actor.lora.rank > 0 and config.reference.model.path == config.actor.model.path
 
 
-def uses_model(source: RewardRole) -> bool:
+def uses_model(source: RewardSourceConfig) -> bool:
     """Whether a reward model scores, as opposed to a function or an endpoint."""
     return source.function is None and source.endpoint is None
 

@@ -52,7 +52,7 @@ class WorkerConfig:
 
 
 @dataclass
-class ModelRole(WorkerConfig):
+class ModelRoleConfig(WorkerConfig):
     """A role with a model: how many workers hold it, and how its micro-batches are made."""
 
     num_workers: int = 1
@@ -65,7 +65,7 @@ class ModelRole(WorkerConfig):
 
 
 @dataclass
-class LoraSettings:
+class AdapterConfig:
     """A low-rank adapter that learns in the model's place (arXiv 2106.09685)."""
 
     rank: int = 0  # of A and B; 0: no adapter, all weights learn
@@ -75,16 +75,16 @@ class LoraSettings:
 
 
 @dataclass
-class TrainedRole(ModelRole):
+class TrainedRoleConfig(ModelRoleConfig):
     """A role that learns: actor, critic, or the model of SFT and reward training."""
 
-    lora: LoraSettings = field(default_factory=LoraSettings)
+    lora: AdapterConfig = field(default_factory=AdapterConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     ema_decay: float = 0.0  # of a moving average of the weights, saved beside the model (InstructGPT: 0.992); 0: none
 
 
 @dataclass
-class FrozenRole(ModelRole):
+class FrozenRoleConfig(ModelRoleConfig):
     """A role that only runs forward: reference and reward model."""
 
     zero_stage: int = 0  # 0 | 3
@@ -92,7 +92,7 @@ class FrozenRole(ModelRole):
 
 
 @dataclass
-class RewardRole(FrozenRole):
+class RewardSourceConfig(FrozenRoleConfig):
     """What scores a response: a reward model, a function or an HTTP endpoint."""
 
     weight: float = 1.0  # of its score in the sum, where there are several (section rewards)
@@ -231,7 +231,7 @@ class ClusterConfig:
 
 
 @dataclass
-class PromptData:
+class PromptDataConfig:
     """Prompts for PPO."""
 
     path: str = MISSING  # .jsonl, .parquet, or a hub name
@@ -242,7 +242,7 @@ class PromptData:
 
 
 @dataclass
-class DemonstrationData:
+class DemonstrationDataConfig:
     """Prompts with answers, for SFT."""
 
     path: str = MISSING
@@ -255,7 +255,7 @@ class DemonstrationData:
 
 
 @dataclass
-class ComparisonData:
+class ComparisonDataConfig:
     """K-way rankings, for the reward model."""
 
     path: str = MISSING
@@ -269,14 +269,14 @@ class ComparisonData:
 
 
 @dataclass
-class RewardData(ComparisonData):
+class RewardModelDataConfig(ComparisonDataConfig):
     """K-way rankings, for the reward model, and demonstrations to centre it on."""
 
     demonstrations_path: Optional[str] = None  # a bias makes the trained model's mean score of these 0
 
 
 @dataclass
-class TextData:
+class TextDataConfig:
     """Pretraining text, for PPO-ptx and for SFT: rows of `text`."""
 
     path: Optional[str] = None  # .jsonl, .parquet, or a hub name
@@ -288,7 +288,7 @@ class TextData:
 
 
 @dataclass
-class SFTTraining:
+class SFTTrainingConfig:
     """Step 1."""
 
     epochs: float = 1.0
@@ -298,7 +298,7 @@ class SFTTraining:
 
 
 @dataclass
-class RewardTraining:
+class RewardTrainingConfig:
     """Step 2 (arXiv 2203.02155, section 3.5 and appendix C.2)."""
 
     epochs: float = 1.0
@@ -311,26 +311,26 @@ class SFTConfig:
     """`launch/sft_llama.py`."""
 
     run: RunConfig = field(default_factory=RunConfig)
-    data: DemonstrationData = field(default_factory=DemonstrationData)
-    pretrain: TextData = field(default_factory=TextData)
-    actor: TrainedRole = field(default_factory=TrainedRole)
-    sft: SFTTraining = field(default_factory=SFTTraining)
+    data: DemonstrationDataConfig = field(default_factory=DemonstrationDataConfig)
+    pretrain: TextDataConfig = field(default_factory=TextDataConfig)
+    actor: TrainedRoleConfig = field(default_factory=TrainedRoleConfig)
+    sft: SFTTrainingConfig = field(default_factory=SFTTrainingConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
 
 @dataclass
-class RewardConfig:
+class RewardModelConfig:
     """`launch/reward_llama.py`."""
 
     run: RunConfig = field(default_factory=RunConfig)
-    data: RewardData = field(default_factory=RewardData)
-    reward: TrainedRole = field(default_factory=TrainedRole)
-    training: RewardTraining = field(default_factory=RewardTraining)
+    data: RewardModelDataConfig = field(default_factory=RewardModelDataConfig)
+    reward: TrainedRoleConfig = field(default_factory=TrainedRoleConfig)
+    training: RewardTrainingConfig = field(default_factory=RewardTrainingConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
 
 @dataclass
-class DPOTraining:
+class DPOTrainingConfig:
     """Direct preference optimization (arXiv 2305.18290)."""
 
     beta: float = 0.1  # strength of the tie to the reference
@@ -345,10 +345,10 @@ class DPOConfig:
     """`launch/dpo_llama.py`."""
 
     run: RunConfig = field(default_factory=RunConfig)
-    data: ComparisonData = field(default_factory=ComparisonData)
-    actor: TrainedRole = field(default_factory=TrainedRole)
-    reference: FrozenRole = field(default_factory=FrozenRole)
-    dpo: DPOTraining = field(default_factory=DPOTraining)
+    data: ComparisonDataConfig = field(default_factory=ComparisonDataConfig)
+    actor: TrainedRoleConfig = field(default_factory=TrainedRoleConfig)
+    reference: FrozenRoleConfig = field(default_factory=FrozenRoleConfig)
+    dpo: DPOTrainingConfig = field(default_factory=DPOTrainingConfig)
     placement: str = "separate"  # separate: every role has its own devices; colocated: all share the same ones, in
     # turns; or the roles that share, as [[actor, reference], [critic, reward], [rollout]]
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
@@ -359,13 +359,13 @@ class PPOConfig:
     """`launch/ppo_llama.py`."""
 
     run: RunConfig = field(default_factory=RunConfig)
-    data: PromptData = field(default_factory=PromptData)
-    pretrain: TextData = field(default_factory=TextData)
-    actor: TrainedRole = field(default_factory=TrainedRole)
-    critic: TrainedRole = field(default_factory=TrainedRole)
-    reward: RewardRole = field(default_factory=RewardRole)
-    rewards: dict[str, RewardRole] = field(default_factory=dict)  # further ones, by names of the user's
-    reference: FrozenRole = field(default_factory=FrozenRole)
+    data: PromptDataConfig = field(default_factory=PromptDataConfig)
+    pretrain: TextDataConfig = field(default_factory=TextDataConfig)
+    actor: TrainedRoleConfig = field(default_factory=TrainedRoleConfig)
+    critic: TrainedRoleConfig = field(default_factory=TrainedRoleConfig)
+    reward: RewardSourceConfig = field(default_factory=RewardSourceConfig)
+    rewards: dict[str, RewardSourceConfig] = field(default_factory=dict)  # further ones, by names of the user's
+    reference: FrozenRoleConfig = field(default_factory=FrozenRoleConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     weights: WeightsConfig = field(default_factory=WeightsConfig)
     ppo: PPOAlgoConfig = field(default_factory=PPOAlgoConfig)

@@ -13,20 +13,20 @@ from urllib.parse import urlsplit
 from rlhf_dist import device
 from rlhf_dist.config import checks
 from rlhf_dist.config.keys import schema_keys
-from rlhf_dist.config.models import check_context, check_same_tokens
+from rlhf_dist.config.model_files import check_context, check_same_tokens
+from rlhf_dist.config.parsing import shared_groups
 from rlhf_dist.config.paths import check_data_path, check_model_path
-from rlhf_dist.config.placement import shared_groups
 from rlhf_dist.config.resolve import MAIN_REWARD, is_given, reward_sources, uses_model
 from rlhf_dist.config.schema import (
-    ComparisonData,
-    DemonstrationData,
+    ComparisonDataConfig,
+    DemonstrationDataConfig,
     DPOConfig,
     PPOConfig,
-    PromptData,
-    RewardConfig,
-    RewardRole,
+    PromptDataConfig,
+    RewardModelConfig,
+    RewardSourceConfig,
     SFTConfig,
-    TextData,
+    TextDataConfig,
 )
 from rlhf_dist.config.secrets import check_unmasked, masked_url, shown
 from rlhf_dist.errors import UserError
@@ -87,7 +87,7 @@ def validate_sft(config: SFTConfig, check_paths: bool = True) -> None:
         _check_data(config.data)
 
 
-def validate_reward(config: RewardConfig, check_paths: bool = True) -> None:
+def validate_reward(config: RewardModelConfig, check_paths: bool = True) -> None:
     """The same as :func:`validate_ppo`, for step 2."""
     _require(config, set())
     checks.check_run(config.run)
@@ -126,7 +126,7 @@ def _require(config: object, except_for: set[str]) -> None:
             raise UserError(f"{name} is not set{what}: give {name}=VALUE, or set it in the recipe")
 
 
-def _sources(config: PPOConfig) -> list[tuple[str, RewardRole]]:
+def _sources(config: PPOConfig) -> list[tuple[str, RewardSourceConfig]]:
     """The sources of reward with the dotted key of each one's section."""
     sources = reward_sources(config).items()
     return [("reward" if name == MAIN_REWARD else f"rewards.{name}", source) for name, source in sources]
@@ -144,7 +144,7 @@ def _check_rewards(config: PPOConfig) -> None:
         _check_source(key, source)
 
 
-def _check_source(key: str, source: RewardRole) -> None:
+def _check_source(key: str, source: RewardSourceConfig) -> None:
     given = {f"{key}.function": source.function, f"{key}.endpoint": source.endpoint}
     if is_given(source.model.path):
         given[f"{key}.model.path"] = source.model.path
@@ -231,7 +231,7 @@ def _check_algorithm(config: PPOConfig) -> None:
         )
 
 
-def _check_text(text: TextData, name: str, value: float, check_paths: bool) -> None:
+def _check_text(text: TextDataConfig, name: str, value: float, check_paths: bool) -> None:
     """The pretraining text, that the key ``name`` with its ``value`` may ask for."""
     if text.path is None:
         if value > 0:
@@ -288,18 +288,18 @@ def _check_ppo_models(config: PPOConfig) -> None:
         check_same_tokens(config.actor.model.path, path, name)
 
 
-def _check_model(role: str, path: str, data: DemonstrationData | ComparisonData) -> None:
+def _check_model(role: str, path: str, data: DemonstrationDataConfig | ComparisonDataConfig) -> None:
     check_model_path(path, f"{role}.model.path")
     check_context(path, f"{role}.model.path", {"data.max_tokens": data.max_tokens})
 
 
-def _check_data(data: PromptData | DemonstrationData | ComparisonData) -> None:
+def _check_data(data: PromptDataConfig | DemonstrationDataConfig | ComparisonDataConfig) -> None:
     check_data_path(data.path, "data.path")
     if data.eval_path is not None:
         check_data_path(data.eval_path, "data.eval_path")
 
 
-def _check_comparisons(data: ComparisonData) -> None:
+def _check_comparisons(data: ComparisonDataConfig) -> None:
     _check_data(data)
     if data.extra_path is not None:
         check_data_path(data.extra_path, "data.extra_path")

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from rlhf_dist.algo.losses import dpo_loss, ranked_right
 from rlhf_dist.cluster.roles import Actor, Reference
 from rlhf_dist.config.schema import DPOConfig
-from rlhf_dist.controller.job import Desk, Job
-from rlhf_dist.data.sampling import EpochSampler, steps_of
+from rlhf_dist.controller.trainer import RunContext, Trainer
+from rlhf_dist.data.samplers import EpochSampler, steps_of
 from rlhf_dist.types import Comparisons, PreferenceBatch
 
 
@@ -21,11 +21,13 @@ class DPOData:
     tokenizer_path: str
 
 
-class DPOJob(Job):
+class DPOTrainer(Trainer):
     """One DPO run (arXiv 2305.18290), as the loop runs it."""
 
-    def __init__(self, config: DPOConfig, actor: Actor, reference: Reference, data: DPOData, desk: Desk) -> None:
-        self.config, self.actor, self.reference, self.data, self.desk = config, actor, reference, data, desk
+    def __init__(
+        self, config: DPOConfig, actor: Actor, reference: Reference, data: DPOData, context: RunContext
+    ) -> None:
+        self.config, self.actor, self.reference, self.data, self.context = config, actor, reference, data, context
         self.total_steps = steps_of(config.dpo, len(data.train))
         self.trained, self.result, self.tokenizer_path = {"actor": actor}, actor, data.tokenizer_path
         self._sampler = EpochSampler(len(data.train), config.dpo.batch_size, config.run.seed, straddle=False)
@@ -33,11 +35,11 @@ class DPOJob(Job):
     def step(self, number: int) -> dict[str, float]:
         """One optimizer step."""
         batch = self.data.train.select(self._sampler.indices(number - 1))
-        with self.desk.timer("score"):
-            (reference,) = self.desk.run(self.reference.answer_logprobs(batch))
-        with self.desk.timer("train"):
+        with self.context.timer("score"):
+            (reference,) = self.context.run(self.reference.answer_logprobs(batch))
+        with self.context.timer("train"):
             dpo = self.config.dpo
-            (stats,) = self.desk.run(
+            (stats,) = self.context.run(
                 self.actor.prefer(PreferenceBatch(batch, reference), dpo.beta, dpo.label_smoothing)
             )
         return {
@@ -52,8 +54,8 @@ class DPOJob(Job):
     def evaluate(self, number: int) -> dict[str, float | None]:
         """Mean loss, and share of pairs whose implicit rewards are ranked right, over the held-out rankings."""
         held_out, dpo = self.data.held_out, self.config.dpo
-        with self.desk.timer("held-out"):
-            logprobs, reference = self.desk.run(
+        with self.context.timer("held-out"):
+            logprobs, reference = self.context.run(
                 self.actor.answer_logprobs(held_out), self.reference.answer_logprobs(held_out)
             )
         losses, margins = dpo_loss(logprobs, reference, held_out.ranks, held_out.answers, dpo.beta, dpo.label_smoothing)

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from rlhf_dist.config.changes import comparable, shaping
+from rlhf_dist.config.diff import comparable, shaping
 from rlhf_dist.config.keys import named_sections, schema_keys
 from rlhf_dist.config.load import config_yaml
 from rlhf_dist.errors import UserError, one_line
@@ -25,7 +25,7 @@ class Identity:
     """What shapes the result of a run.
 
     Attributes:
-        values: of the keys that may matter, by dotted name; `config/changes.py` says which.
+        values: of the keys that may matter, by dotted name; `config/diff.py` says which.
         content: fingerprints of data, models and functions' files, by what they are; a moved file keeps its own.
     """
 

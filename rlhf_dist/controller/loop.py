@@ -12,10 +12,10 @@ from typing import Any
 
 import rlhf_dist
 from rlhf_dist.controller.identity import IDENTITY_FILE
-from rlhf_dist.controller.job import Desk, Job, writing
 from rlhf_dist.controller.lock import LockLost
 from rlhf_dist.controller.metrics import MetricsWriter
 from rlhf_dist.controller.saving import STATE_FILE, SavePolicy
+from rlhf_dist.controller.trainer import RunContext, Trainer, writing
 from rlhf_dist.durable import write_json_atomic
 from rlhf_dist.errors import MemoryRanOut, RunError, StoppedByUser, UserError
 
@@ -31,7 +31,7 @@ class Progress:
         tokens: of all steps so far.
         wall_s: seconds of work so far, over all tries.
         before: what the evaluation before the first step found; None before it.
-        completed: whether all steps are done, and :meth:`Job.complete` was called.
+        completed: whether all steps are done, and :meth:`Trainer.complete` was called.
         figures: what the last step has measured, by name.
     """
 
@@ -43,48 +43,48 @@ class Progress:
     figures: dict[str, float] = field(default_factory=dict)
 
 
-def run_job(job: Job, desk: Desk, clock: Callable[[], float] = time.monotonic) -> dict[str, Any]:
-    """Runs ``job`` from where it begins or goes on to its end. Returns the summary, also written to summary.json.
+def run_training(trainer: Trainer, context: RunContext, clock: Callable[[], float] = time.monotonic) -> dict[str, Any]:
+    """Runs ``trainer`` from where it begins or goes on to its end. Returns the summary, also written to summary.json.
 
     Args:
-        job: what is run.
-        desk: what it writes to.
+        trainer: what is run.
+        context: what it writes to.
         clock: seconds, for `run.save_every_minutes`.
 
     Raises:
         StoppedByUser: after a checkpoint was written.
         LockLost: another process has taken the run over; nothing was written since.
     """
-    return Loop(job, desk, clock).run()
+    return Loop(trainer, context, clock).run()
 
 
 class Loop:
-    """One run of ``job``.
+    """One run of ``trainer``.
 
     What was learned is saved before anything else can fail: at the end a checkpoint and the model come first, the last
     evaluation and the summary after them.
     """
 
-    def __init__(self, job: Job, desk: Desk, clock: Callable[[], float]) -> None:
-        self._job, self._desk = job, desk
+    def __init__(self, trainer: Trainer, context: RunContext, clock: Callable[[], float]) -> None:
+        self._trainer, self._context = trainer, context
         self._progress = Progress()
         self._saved: tuple[int, bool, Path] | None = None  # step and `completed` of the newest checkpoint, and where
         self._counted_from = time.monotonic()
-        self._policy = SavePolicy(desk.config, clock)
+        self._policy = SavePolicy(context.config, clock)
 
     def run(self) -> dict[str, Any]:
-        """See :func:`run_job`."""
-        job, desk, start = self._job, self._desk, self._desk.start
+        """See :func:`run_training`."""
+        trainer, context, start = self._trainer, self._context, self._context.start
         self._take_up()
-        board = desk.directory.tensorboard if desk.config.tensorboard else None
+        board = context.directory.tensorboard if context.config.tensorboard else None
         after = None if start.checkpoint is None else start.done
-        with MetricsWriter(desk.directory.metrics, board, resumed_after=after) as metrics:
-            job.prepare()
+        with MetricsWriter(context.directory.metrics, board, resumed_after=after) as metrics:
+            trainer.prepare()
             if self._progress.before is None:
-                self._progress.before = job.evaluate(0)
+                self._progress.before = trainer.evaluate(0)
             self._check_best()
-            desk.view.start_clock()
-            while self._progress.step < job.total_steps:
+            context.view.start_clock()
+            while self._progress.step < trainer.total_steps:
                 self._stop_if_wanted()
                 self._step(metrics)
                 if self._progress.step == start.done + 1:
@@ -92,45 +92,45 @@ class Loop:
                 if self._checkpoint_is_due():
                     self._save_or_warn()
         self._save_all()
-        if desk.stop.wanted:
+        if context.stop.wanted:
             raise StoppedByUser("stopped after the last step: all is saved, and run.resume=true evaluates it")
         return self._summarize()
 
     def _take_up(self) -> None:
         """Loads the checkpoint that the run goes on from; only then is anything of the run changed."""
-        start, desk = self._desk.start, self._desk
+        start, context = self._context.start, self._context
         if start.checkpoint is None:
             return
         path = start.checkpoint.path.absolute()
         state = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
-        for name, role in self._job.trained.items():
-            desk.run(role.load_checkpoint(path / name))
-        self._job.load_state(state.pop("job"))
+        for name, role in self._trainer.trained.items():
+            context.run(role.load_checkpoint(path / name))
+        self._trainer.load_state(state.pop("job"))
         self._progress = Progress(**state)
         self._saved = (self._progress.step, self._progress.completed, start.checkpoint.path)
         start.lock.check()
-        with writing(desk.directory.root):
+        with writing(context.directory.root):
             start.write_config()
-            desk.directory.rewind(self._progress.step)
-        desk.view.note(f"going on after step {self._progress.step} ({start.checkpoint.path})")
+            context.directory.rewind(self._progress.step)
+        context.view.note(f"going on after step {self._progress.step} ({start.checkpoint.path})")
 
     def _step(self, metrics: MetricsWriter) -> None:
-        desk, number = self._desk, self._progress.step + 1
-        desk.timer.start_step(number)
-        figures = self._job.step(number)
-        every = desk.config.eval_every
-        if every and number % every == 0 and number < self._job.total_steps:
-            with desk.timer("evaluate"):
-                found = self._job.evaluate(number)
+        context, number = self._context, self._progress.step + 1
+        context.timer.start_step(number)
+        figures = self._trainer.step(number)
+        every = context.config.eval_every
+        if every and number % every == 0 and number < self._trainer.total_steps:
+            with context.timer("evaluate"):
+                found = self._trainer.evaluate(number)
             figures |= {f"eval/{name}": value for name, value in found.items() if value is not None}
-        desk.start.lock.check()
-        figures |= desk.timer.step_metrics()
+        context.start.lock.check()
+        figures |= context.timer.step_metrics()
         tokens = figures.pop("tokens")
         figures["throughput/tokens_per_s"] = tokens / figures["time/step_s"]
-        with writing(desk.directory.metrics):
+        with writing(context.directory.metrics):
             metrics.write(number, figures)
-        desk.gauges.write(number, figures)
-        desk.view.update(number, figures)
+        context.gauges.write(number, figures)
+        context.view.update(number, figures)
         self._progress.step, self._progress.completed = number, False
         self._progress.tokens += int(tokens)
         self._progress.figures = figures
@@ -143,11 +143,11 @@ class Loop:
             best.check_name(known)
 
     def _checkpoint_is_due(self) -> bool:
-        step, whole = self._progress.step, self._desk.directory.checkpoints.whole
-        return step < self._job.total_steps and self._policy.is_due(step, self._progress.figures, whole)
+        step, whole = self._progress.step, self._context.directory.checkpoints.whole
+        return step < self._trainer.total_steps and self._policy.is_due(step, self._progress.figures, whole)
 
     def _stop_if_wanted(self) -> None:
-        if not self._desk.stop.wanted:
+        if not self._context.stop.wanted:
             return
         step = self._progress.step
         if step == 0:
@@ -162,7 +162,7 @@ class Loop:
         except _FINAL:
             raise
         except RunError as error:
-            newest = self._desk.directory.checkpoints.newest()
+            newest = self._context.directory.checkpoints.newest()
             has = f"the newest one is {newest.path}" if newest is not None else "there is none yet"
             self._warn(
                 f"the checkpoint of step {self._progress.step} was not written: {error}; the run goes on ({has})"
@@ -172,15 +172,19 @@ class Loop:
 
     def _save(self) -> Path:
         """Writes the state of now, whole or not at all, and drops the oldest. Returns where it is."""
-        step, completed, checkpoints = self._progress.step, self._progress.completed, self._desk.directory.checkpoints
+        step, completed, checkpoints = (
+            self._progress.step,
+            self._progress.completed,
+            self._context.directory.checkpoints,
+        )
         if self._saved is not None and self._saved[:2] == (step, completed):
             return self._saved[2]
-        with self._desk.timer("checkpoint"):
-            self._desk.start.lock.check()
+        with self._context.timer("checkpoint"):
+            self._context.start.lock.check()
             try:
                 self._write(checkpoints.begin(step).absolute())
-                self._desk.start.lock.check()
-                path = checkpoints.commit(step, {"rlhf_dist": rlhf_dist.__version__, "job": self._desk.start.kind})
+                self._context.start.lock.check()
+                path = checkpoints.commit(step, {"rlhf_dist": rlhf_dist.__version__, "job": self._context.start.kind})
             except LockLost:
                 raise
             except (RunError, OSError) as error:
@@ -196,24 +200,26 @@ class Loop:
         return path
 
     def _prune(self) -> None:
-        checkpoints, best = self._desk.directory.checkpoints, self._policy.best
+        checkpoints, best = self._context.directory.checkpoints, self._policy.best
         kept = best.checkpoint(checkpoints.whole()) if best is not None else None
-        checkpoints.prune(self._desk.config.keep_checkpoints, () if kept is None else (kept.step,))
+        checkpoints.prune(self._context.config.keep_checkpoints, () if kept is None else (kept.step,))
         if best is not None and kept is not None and kept.step == self._progress.step:
             figure = self._progress.figures[best.metric]
-            self._desk.view.note(f"the best checkpoint so far is that of step {kept.step}: {best.metric} {figure:.4g}")
+            self._context.view.note(
+                f"the best checkpoint so far is that of step {kept.step}: {best.metric} {figure:.4g}"
+            )
 
     def _write(self, folder: Path) -> None:
-        for name, role in self._job.trained.items():
-            self._desk.run(role.save_checkpoint(folder / name))
+        for name, role in self._trainer.trained.items():
+            self._context.run(role.save_checkpoint(folder / name))
             if not any((folder / name).glob("*")):
                 raise RunError(
                     f"the workers of {name} have written a checkpoint, and nothing of it is in {folder / name} here: "
                     "run.dir must be on a disk that all nodes share"
                 )
         self._count_time()
-        write_json_atomic(folder / IDENTITY_FILE, self._desk.identity.to_json())
-        write_json_atomic(folder / STATE_FILE, asdict(self._progress) | {"job": self._job.state()})
+        write_json_atomic(folder / IDENTITY_FILE, self._context.identity.to_json())
+        write_json_atomic(folder / STATE_FILE, asdict(self._progress) | {"job": self._trainer.state()})
 
     def _save_all(self) -> None:
         """What the steps were done for: a checkpoint of the last one, and the model.
@@ -222,14 +228,14 @@ class Loop:
         """
         error = self._save_error()
         if not self._progress.completed:
-            changed = self._job.complete()
+            changed = self._trainer.complete()
             self._progress.completed = True
             if changed or error is not None:
                 error = self._save_error()
-        self._desk.start.lock.check()
-        with self._desk.timer("save"):
-            folder = self._desk.directory.model.absolute()
-            self._desk.run(self._job.result.save_model(folder, self._job.tokenizer_path))
+        self._context.start.lock.check()
+        with self._context.timer("save"):
+            folder = self._context.directory.model.absolute()
+            self._context.run(self._trainer.result.save_model(folder, self._trainer.tokenizer_path))
         if error is not None:
             raise RunError(f"the model is saved, but no checkpoint of the last step: {error}") from error
 
@@ -245,22 +251,22 @@ class Loop:
     def _summarize(self) -> dict[str, Any]:
         """The evaluation at the end, and the summary with it."""
         try:
-            after = self._job.evaluate(self._progress.step)
+            after = self._trainer.evaluate(self._progress.step)
         except LockLost:
             raise
         except Exception as error:
-            self._desk.view.note("the model and a checkpoint are saved; run.resume=true makes up for the evaluation")
+            self._context.view.note("the model and a checkpoint are saved; run.resume=true makes up for the evaluation")
             if isinstance(error, UserError):  # not of the configuration, that was checked, and the run was at its end
                 raise RunError(str(error)) from error
             raise
         self._count_time()
         progress = self._progress
         assert progress.before is not None
-        summary = self._job.summary(progress.before, after)
+        summary = self._trainer.summary(progress.before, after)
         summary |= {"wall_s": round(progress.wall_s, 3), "tokens": progress.tokens}
-        self._desk.start.lock.check()
-        with writing(self._desk.directory.summary):
-            write_json_atomic(self._desk.directory.summary, summary)
+        self._context.start.lock.check()
+        with writing(self._context.directory.summary):
+            write_json_atomic(self._context.directory.summary, summary)
         return summary
 
     def _count_time(self) -> None:
@@ -268,5 +274,5 @@ class Loop:
         self._progress.wall_s, self._counted_from = self._progress.wall_s + now - self._counted_from, now
 
     def _warn(self, text: str) -> None:
-        self._desk.view.note(f"warning: {text}")
+        self._context.view.note(f"warning: {text}")
         print(f"warning: {text}", file=sys.stderr)  # the driver's log

@@ -40,7 +40,7 @@ from rlhf_dist.types import (
 if TYPE_CHECKING:
     from rlhf_dist.cluster.placement import Placement
     from rlhf_dist.cluster.roles import Actor, AdapterOff, Critic, Reference, Reward, Rollout
-    from rlhf_dist.cluster.weights import WeightSync
+    from rlhf_dist.cluster.weight_sync import WeightSync
     from rlhf_dist.controller.trace import Timer
 
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlhf_dist.algo.losses import ranking_loss
-from rlhf_dist.cluster.roles import RewardTrainer
-from rlhf_dist.config.schema import RewardConfig
-from rlhf_dist.controller.job import Desk, Job
-from rlhf_dist.data.sampling import EpochSampler, steps_of
+from rlhf_dist.cluster.roles import TrainedReward
+from rlhf_dist.config.schema import RewardModelConfig
+from rlhf_dist.controller.trainer import RunContext, Trainer
+from rlhf_dist.data.samplers import EpochSampler, steps_of
 from rlhf_dist.types import Comparisons, Demonstrations
 
 
@@ -29,11 +29,11 @@ class RewardData:
     tokenizer_path: str
 
 
-class RewardJob(Job):
+class RewardModelTrainer(Trainer):
     """One run of reward-model training, as the loop runs it."""
 
-    def __init__(self, config: RewardConfig, reward: RewardTrainer, data: RewardData, desk: Desk) -> None:
-        self.config, self.reward, self.data, self.desk = config, reward, data, desk
+    def __init__(self, config: RewardModelConfig, reward: TrainedReward, data: RewardData, context: RunContext) -> None:
+        self.config, self.reward, self.data, self.context = config, reward, data, context
         self.total_steps = steps_of(config.training, len(data.train))
         self.trained, self.result, self.tokenizer_path = {"reward": reward}, reward, data.tokenizer_path
         self._sampler = EpochSampler(len(data.train), config.training.batch_size, config.run.seed, straddle=False)
@@ -42,8 +42,8 @@ class RewardJob(Job):
     def step(self, number: int) -> dict[str, float]:
         """One optimizer step."""
         batch = self.data.train.select(self._sampler.indices(number - 1))
-        with self.desk.timer("train"):
-            (stats,) = self.desk.run(self.reward.fit(batch))
+        with self.context.timer("train"):
+            (stats,) = self.context.run(self.reward.fit(batch))
         return {
             "loss/reward": stats.loss,
             "accuracy/pair": stats.accuracy,
@@ -55,8 +55,8 @@ class RewardJob(Job):
     def evaluate(self, number: int) -> dict[str, float | None]:
         """Mean loss and share of pairs ranked right, over the held-out rankings."""
         held_out = self.data.held_out
-        with self.desk.timer("held-out"):
-            (scores,) = self.desk.run(self.reward.scores(held_out))
+        with self.context.timer("held-out"):
+            (scores,) = self.context.run(self.reward.scores(held_out))
         losses, right = ranking_loss(scores, held_out.ranks, held_out.answers)
         return {"loss": float(losses.mean()), "accuracy": float(right.float().mean())}
 
@@ -64,10 +64,10 @@ class RewardJob(Job):
         """Shifts the scores so that the demonstrations' mean is 0 (arXiv 2203.02155, section 3.5)."""
         if self.data.demonstrations is None:
             return False
-        with self.desk.timer("centre"):
-            (scores,) = self.desk.run(self.reward.sequence_scores(self.data.demonstrations))
+        with self.context.timer("centre"):
+            (scores,) = self.context.run(self.reward.sequence_scores(self.data.demonstrations))
             self._bias = -float(scores.mean())
-            self.desk.run(self.reward.shift(self._bias))
+            self.context.run(self.reward.shift(self._bias))
         return True
 
     def summary(self, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:

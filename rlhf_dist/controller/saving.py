@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlhf_dist.config.did_you_mean import suggest
 from rlhf_dist.config.schema import RunConfig
-from rlhf_dist.config.suggest import suggest
 from rlhf_dist.controller.checkpoints import Checkpoint
 from rlhf_dist.errors import UserError
 

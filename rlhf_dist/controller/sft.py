@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from rlhf_dist.cluster.roles import Actor
 from rlhf_dist.config.schema import SFTConfig
-from rlhf_dist.controller.job import Desk, Job
+from rlhf_dist.controller.trainer import RunContext, Trainer
 from rlhf_dist.data.pretraining import TextSampler
-from rlhf_dist.data.sampling import EpochSampler, steps_of
+from rlhf_dist.data.samplers import EpochSampler, steps_of
 from rlhf_dist.types import Demonstrations
 
 
@@ -28,11 +28,11 @@ class SFTData:
     tokenizer_path: str
 
 
-class SFTJob(Job):
+class SFTTrainer(Trainer):
     """One SFT run, as the loop runs it."""
 
-    def __init__(self, config: SFTConfig, actor: Actor, data: SFTData, desk: Desk) -> None:
-        self.config, self.actor, self.data, self.desk = config, actor, data, desk
+    def __init__(self, config: SFTConfig, actor: Actor, data: SFTData, context: RunContext) -> None:
+        self.config, self.actor, self.data, self.context = config, actor, data, context
         self.total_steps = steps_of(config.sft, len(data.train))
         self.trained, self.result, self.tokenizer_path = {"actor": actor}, actor, data.tokenizer_path
         self._sampler = EpochSampler(len(data.train), config.sft.batch_size, config.run.seed, straddle=False)
@@ -40,9 +40,9 @@ class SFTJob(Job):
     def step(self, number: int) -> dict[str, float]:
         """One optimizer step."""
         batch = self.data.train.select(self._sampler.indices(number - 1))
-        with self.desk.timer("train"):
+        with self.context.timer("train"):
             pretrain = self.data.pretrain.batch(number - 1) if self.data.pretrain is not None else None
-            (stats,) = self.desk.run(self.actor.fit(batch, pretrain))
+            (stats,) = self.context.run(self.actor.fit(batch, pretrain))
         return {
             "loss/sft": stats.loss,
             "optim/grad_norm": stats.grad_norm,
@@ -52,6 +52,6 @@ class SFTJob(Job):
 
     def evaluate(self, number: int) -> dict[str, float | None]:
         """The held-out loss, nats a token."""
-        with self.desk.timer("held-out"):
-            (losses,) = self.desk.run(self.actor.token_losses(self.data.held_out))
+        with self.context.timer("held-out"):
+            (losses,) = self.context.run(self.actor.token_losses(self.data.held_out))
         return {"loss": float(losses.mean())}

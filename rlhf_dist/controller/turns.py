@@ -44,7 +44,7 @@ class Environment:
 
 
 @dataclass
-class _Talk:
+class _Sample:
     """One sample while it grows: tokens of the prompt, then of the response, with what belongs to the latter."""
 
     prompt: list[int]
@@ -66,7 +66,7 @@ class _Talk:
 def converse(prompts: Prompts, generate: Generate, environment: Environment) -> Sequences:
     """A response of one or more turns to each prompt; the environment's tokens are masked in ``loss_mask``.
 
-    A talk ends where the environment says so, where a turn was cut off before its end-of-sequence token, after
+    A sample ends where the environment says so, where a turn was cut off before its end-of-sequence token, after
     ``max_turns``, and where no room is left for a further turn.
 
     Args:
@@ -77,35 +77,36 @@ def converse(prompts: Prompts, generate: Generate, environment: Environment) -> 
     Raises:
         RunError: the environment failed, took too long, or gave something else than a reply to each.
     """
-    talks = [_Talk(tokens) for tokens in prompts.token_lists()]
-    active, version = list(range(len(talks))), torch.zeros(len(talks), dtype=torch.int64)
+    samples = [_Sample(tokens) for tokens in prompts.token_lists()]
+    active, version = list(range(len(samples))), torch.zeros(len(samples), dtype=torch.int64)
     for turn in range(environment.max_turns):
-        turns = generate(_further(prompts, talks, active, turn), environment.turn_tokens)
+        turns = generate(_further(prompts, samples, active, turn), environment.turn_tokens)
         version[active] = turns.weight_version
         rows = zip(active, turns.response_lists(), _rows(turns), turns.finished.tolist(), strict=True)
         for at, tokens, logprobs, finished in rows:
-            talks[at].add(tokens, logprobs, sampled=True)
-            talks[at].finished = finished
-        active = [at for at in active if talks[at].finished]
+            samples[at].add(tokens, logprobs, sampled=True)
+            samples[at].finished = finished
+        active = [at for at in active if samples[at].finished]
         if turn + 1 == environment.max_turns or not active:
             break
-        active = _answered(talks, active, environment)
-    return _sequences(prompts, talks, version)
+        active = _answered(samples, active, environment)
+    return _sequences(prompts, samples, version)
 
 
-def _further(prompts: Prompts, talks: list[_Talk], active: list[int], turn: int) -> Prompts:
+def _further(prompts: Prompts, samples: list[_Sample], active: list[int], turn: int) -> Prompts:
     """What the policy goes on from."""
-    lengths = torch.tensor([talks[at].length for at in active], dtype=torch.int64)
-    flat = [token for at in active for token in (*talks[at].prompt, *talks[at].response)]
+    lengths = torch.tensor([samples[at].length for at in active], dtype=torch.int64)
+    flat = [token for at in active for token in (*samples[at].prompt, *samples[at].response)]
     picked = prompts.select(active)
     return Prompts(torch.tensor(flat, dtype=torch.int64), lengths, picked.ids + turn * TURN_IDS, picked.rows)
 
 
-def _answered(talks: list[_Talk], active: list[int], environment: Environment) -> list[int]:
-    """Adds the environment's replies; gives the talks that go on."""
+def _answered(samples: list[_Sample], active: list[int], environment: Environment) -> list[int]:
+    """Adds the environment's replies; gives the samples that go on."""
     decode = environment.tokenizer.batch_decode
     texts = [
-        decode([getattr(talks[at], part) for at in active], skip_special_tokens=True) for part in ("prompt", "response")
+        decode([getattr(samples[at], part) for at in active], skip_special_tokens=True)
+        for part in ("prompt", "response")
     ]
     replies = _replies(environment, *texts)
     going_on = []
@@ -113,9 +114,9 @@ def _answered(talks: list[_Talk], active: list[int], environment: Environment) -
         if reply is None:
             continue
         tokens = environment.tokenizer(reply, add_special_tokens=False)["input_ids"]
-        if tokens and talks[at].length + len(tokens) + environment.turn_tokens <= environment.context:
-            talks[at].add(tokens, [0.0] * len(tokens), sampled=False)
-            talks[at].finished = False
+        if tokens and samples[at].length + len(tokens) + environment.turn_tokens <= environment.context:
+            samples[at].add(tokens, [0.0] * len(tokens), sampled=False)
+            samples[at].finished = False
             going_on.append(at)
     return going_on
 
@@ -152,14 +153,17 @@ def _rows(turns: Sequences) -> list[list[float]]:
     return [row.tolist() for row in torch.split(turns.rollout_logprobs, turns.response_lengths.tolist())]
 
 
-def _sequences(prompts: Prompts, talks: list[_Talk], version: torch.Tensor) -> Sequences:
+def _sequences(prompts: Prompts, samples: list[_Sample], version: torch.Tensor) -> Sequences:
     return Sequences(
-        tokens=torch.tensor([token for talk in talks for token in (*talk.prompt, *talk.response)], dtype=torch.int64),
+        tokens=torch.tensor(
+            [token for sample in samples for token in (*sample.prompt, *sample.response)],
+            dtype=torch.int64,
+        ),
         prompt_lengths=prompts.lengths,
-        response_lengths=torch.tensor([len(talk.response) for talk in talks], dtype=torch.int64),
-        rollout_logprobs=torch.tensor([value for talk in talks for value in talk.logprobs], dtype=torch.float32),
-        loss_mask=torch.tensor([sampled for talk in talks for sampled in talk.mask], dtype=torch.bool),
-        finished=torch.tensor([talk.finished for talk in talks], dtype=torch.bool),
+        response_lengths=torch.tensor([len(sample.response) for sample in samples], dtype=torch.int64),
+        rollout_logprobs=torch.tensor([value for sample in samples for value in sample.logprobs], dtype=torch.float32),
+        loss_mask=torch.tensor([sampled for sample in samples for sampled in sample.mask], dtype=torch.bool),
+        finished=torch.tensor([sample.finished for sample in samples], dtype=torch.bool),
         weight_version=version,
         rows=prompts.rows,
     )

@@ -109,7 +109,7 @@ class LiveView:
         total_steps: the last step's number.
         columns: the figures to show, the sparkline's first.
         first_step: the step a resumed run goes on from.
-        stream: where to write; None is stdout. Give `redirect_chatter`'s stream where that is in use.
+        stream: where to write; None is stdout. Give `redirect_output`'s stream where that is in use.
     """
 
     def __init__(

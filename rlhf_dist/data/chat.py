@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rlhf_dist.config.suggest import suggest
+from rlhf_dist.config.did_you_mean import suggest
 from rlhf_dist.data.records import Record, kind_of
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from rlhf_dist.config.suggest import suggest, suggest_path
+from rlhf_dist.config.did_you_mean import suggest, suggest_path
 from rlhf_dist.errors import UserError
 
 T = TypeVar("T")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rlhf_dist.data.encode import Tokens, encode, flatten, lengths_of, opening_tokens
 from rlhf_dist.data.records import read_records
-from rlhf_dist.data.sampling import EpochSampler
+from rlhf_dist.data.samplers import EpochSampler
 from rlhf_dist.errors import UserError
 from rlhf_dist.types import Demonstrations
 

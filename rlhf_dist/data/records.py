@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlhf_dist.config.did_you_mean import suggest
 from rlhf_dist.config.paths import check_data_path
-from rlhf_dist.config.suggest import suggest
 from rlhf_dist.data.hub import from_hub, hub_offline, hub_reachable
 from rlhf_dist.errors import UserError
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from rlhf_dist.algo.aggregation import normalize_weights
 from rlhf_dist.algo.kl import ESTIMATORS, k3
 from rlhf_dist.algo.losses import PolicyObjective, dpo_loss, ppo_policy_loss, ranked_right
-from rlhf_dist.config.schema import FrozenRole, TrainedRole
+from rlhf_dist.config.schema import FrozenRoleConfig, TrainedRoleConfig
 from rlhf_dist.device import Device
 from rlhf_dist.engine.answers import in_like_lengths
 from rlhf_dist.engine.export import save_all
@@ -75,7 +75,7 @@ class ReferenceEngine(Engine):
         temperature: of the rollout, by which all log-probabilities are taken.
     """
 
-    def __init__(self, config: FrozenRole, device: Device, temperature: float) -> None:
+    def __init__(self, config: FrozenRoleConfig, device: Device, temperature: float) -> None:
         self.temperature = temperature
         model = load_policy(config.model, device)
         self.runner = ZeroRunner(model, device, config)
@@ -99,7 +99,7 @@ class ActorEngine(LearningEngine):
         total_steps: optimizer steps of the whole run, for the learning-rate schedule.
     """
 
-    def __init__(self, config: TrainedRole, device: Device, temperature: float, total_steps: int) -> None:
+    def __init__(self, config: TrainedRoleConfig, device: Device, temperature: float, total_steps: int) -> None:
         self.temperature = temperature
         self.policy: PolicyModel = load_policy(config.model, device, config.lora)
         self.runner = ZeroTrainer(self.policy, device, config, total_steps)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rlhf_dist.algo.losses import ppo_value_loss, ranking_loss
-from rlhf_dist.config.schema import FrozenRole, TrainedRole
+from rlhf_dist.config.schema import FrozenRoleConfig, TrainedRoleConfig
 from rlhf_dist.device import Device
 from rlhf_dist.engine.answers import in_like_lengths
 from rlhf_dist.engine.export import save_all
@@ -60,7 +60,7 @@ class CriticEngine(LearningEngine):
         total_steps: optimizer steps of the whole run, for the learning-rate schedule.
     """
 
-    def __init__(self, config: TrainedRole, device: Device, total_steps: int) -> None:
+    def __init__(self, config: TrainedRoleConfig, device: Device, total_steps: int) -> None:
         self.model: ScalarModel = load_scalar(config.model, device, zero_new_head=True, lora=config.lora)
         self.runner = ZeroTrainer(self.model, device, config, total_steps)
 
@@ -101,7 +101,7 @@ class RewardEngine(Engine):
         device: this worker's.
     """
 
-    def __init__(self, config: FrozenRole, device: Device) -> None:
+    def __init__(self, config: FrozenRoleConfig, device: Device) -> None:
         model = load_scalar(config.model, device)
         self.runner = ZeroRunner(model, device, config)
 
@@ -115,7 +115,7 @@ class RewardEngine(Engine):
         )
 
 
-class RewardTrainerEngine(LearningEngine):
+class TrainedRewardEngine(LearningEngine):
     """One worker's part of the reward model that step 2 trains.
 
     Args:
@@ -124,7 +124,7 @@ class RewardTrainerEngine(LearningEngine):
         total_steps: optimizer steps of the whole run, for the learning-rate schedule.
     """
 
-    def __init__(self, config: TrainedRole, device: Device, total_steps: int) -> None:
+    def __init__(self, config: TrainedRoleConfig, device: Device, total_steps: int) -> None:
         self.model: ScalarModel = load_scalar(config.model, device, lora=config.lora)
         self.runner = ZeroTrainer(self.model, device, config, total_steps)
 

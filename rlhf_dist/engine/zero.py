@@ -16,11 +16,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from rlhf_dist.algo.schedule import lr_factor
-from rlhf_dist.config.schema import ModelRole, TrainedRole
+from rlhf_dist.config.schema import ModelRoleConfig, TrainedRoleConfig
 from rlhf_dist.device import Device
-from rlhf_dist.engine import checkpoint
+from rlhf_dist.engine import role_state
 from rlhf_dist.engine.averaging import WeightAverage
-from rlhf_dist.engine.residency import DeviceMemory
+from rlhf_dist.engine.offload import DeviceMemory
 from rlhf_dist.engine.shards import local
 from rlhf_dist.engine.zero_settings import deepspeed_config, initialize_deepspeed, share_masters
 from rlhf_dist.models.language import PolicyModel, ScalarModel
@@ -59,7 +59,7 @@ class ZeroRunner:
         role: the role's configuration: its ZeRO stage (0 or 3), and how micro-batches are made.
     """
 
-    def __init__(self, model: PolicyModel | ScalarModel, device: Device, role: ModelRole) -> None:
+    def __init__(self, model: PolicyModel | ScalarModel, device: Device, role: ModelRoleConfig) -> None:
         self._settle(model.eval().requires_grad_(False), device, role)
         if role.zero_stage == 3:
             dtype = next(model.parameters()).dtype
@@ -68,7 +68,7 @@ class ZeroRunner:
         else:
             self.forward_module = model.to(self.torch_device)
 
-    def _settle(self, model: PolicyModel | ScalarModel, device: Device, role: ModelRole) -> None:
+    def _settle(self, model: PolicyModel | ScalarModel, device: Device, role: ModelRoleConfig) -> None:
         layout = resolve_layout(role.layout, device.attention(role.model.attention, role.model.dtype))
         self.model, self.device, self.role = model, device, replace(role, layout=layout)
         self.torch_device = device.torch_device()
@@ -146,9 +146,11 @@ class ZeroTrainer(ZeroRunner):
         total_steps: optimizer steps of the whole run, for the schedule.
     """
 
-    role: TrainedRole
+    role: TrainedRoleConfig
 
-    def __init__(self, model: PolicyModel | ScalarModel, device: Device, role: TrainedRole, total_steps: int) -> None:
+    def __init__(
+        self, model: PolicyModel | ScalarModel, device: Device, role: TrainedRoleConfig, total_steps: int
+    ) -> None:
         self._settle(model.train(), device, role)
         self.optim, self.total_steps, self.zero_stage = role.optim, total_steps, role.zero_stage
         self.steps_taken = 0
@@ -237,7 +239,7 @@ class ZeroTrainer(ZeroRunner):
 
     def save_checkpoint(self, folder: Path) -> None:
         """Writes weights, optimizer states and all else to go on from, each worker its own part."""
-        checkpoint.save(self, folder)
+        role_state.save(self, folder)
 
     def load_checkpoint(self, folder: Path) -> None:
         """Takes up what :meth:`save_checkpoint` wrote, under any ZeRO stage and by any number of workers.
@@ -245,7 +247,7 @@ class ZeroTrainer(ZeroRunner):
         Raises:
             UserError: it is not of this model, or damaged; nothing has been changed then.
         """
-        checkpoint.load(self, folder)
+        role_state.load(self, folder)
 
     def forget_gathered(self) -> None:
         """To be called when the weights were exchanged: stage 3 keeps gathered copies, which are old then."""

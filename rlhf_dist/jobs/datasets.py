@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from rlhf_dist.config.schema import ComparisonData, TextData
+from rlhf_dist.config.schema import ComparisonDataConfig, TextDataConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def pretraining_text(
-    text: TextData, tokenizer: PreTrainedTokenizerBase, per_step: float, seed: int
+    text: TextDataConfig, tokenizer: PreTrainedTokenizerBase, per_step: float, seed: int
 ) -> tuple[TextSampler, Demonstrations]:
     """The text that each step learns ``per_step`` examples of (at least one), and what is held out of it."""
     from rlhf_dist.data.holdout import hold_out
@@ -40,7 +40,7 @@ def with_held_out(load: Callable[[str, str], Any], data: Any) -> tuple[Any, Any]
     return hold_out(rows, data.eval_count, data.path)
 
 
-def comparisons(data: ComparisonData, tokenizer: PreTrainedTokenizerBase) -> tuple[Comparisons, Comparisons]:
+def comparisons(data: ComparisonDataConfig, tokenizer: PreTrainedTokenizerBase) -> tuple[Comparisons, Comparisons]:
     """Rankings to learn from, further ones included, and held-out ones."""
     from rlhf_dist.data.comparisons import load_comparisons
     from rlhf_dist.types import Comparisons

@@ -11,7 +11,7 @@ from rlhf_dist.jobs.datasets import comparisons
 from rlhf_dist.jobs.shop import Prepared, Workshop, run_prepared
 
 if TYPE_CHECKING:
-    from rlhf_dist.controller.job import Desk, Job
+    from rlhf_dist.controller.trainer import RunContext, Trainer
     from rlhf_dist.device import Device
 
 
@@ -24,9 +24,9 @@ def run_dpo(config: DPOConfig) -> None:
 def _prepare(config: DPOConfig, device: Device) -> Prepared:
     from rlhf_dist.cluster.group import Construction
     from rlhf_dist.cluster.roles import Actor, Reference
-    from rlhf_dist.controller.dpo import DPOData, DPOJob
+    from rlhf_dist.controller.dpo import DPOData, DPOTrainer
     from rlhf_dist.controller.view import DPO_COLUMNS
-    from rlhf_dist.data.sampling import steps_of
+    from rlhf_dist.data.samplers import steps_of
     from rlhf_dist.data.tokenizer import load_tokenizer
     from rlhf_dist.engine.policy import ActorEngine, ReferenceEngine
     from rlhf_dist.plan.pools import dpo_pools
@@ -35,7 +35,7 @@ def _prepare(config: DPOConfig, device: Device) -> Prepared:
     train, held_out = comparisons(config.data, load_tokenizer(model.path, model.trust_remote_code))
     data, steps = DPOData(train, held_out, model.path), steps_of(config.dpo, len(train))
 
-    def build(workshop: Workshop, desk: Desk) -> Job:
+    def build(workshop: Workshop, context: RunContext) -> Trainer:
         actor, reference = workshop.group("actor", {}), workshop.group("reference", {})
         actor_args, reference_args = (
             (unsharded_alone(config.actor, device), device, 1.0, steps),
@@ -47,6 +47,6 @@ def _prepare(config: DPOConfig, device: Device) -> Prepared:
                 Construction(reference, ReferenceEngine, lambda _: reference_args, collective=True),
             ]
         )
-        return DPOJob(config, Actor(actor), Reference(reference), data, desk)
+        return DPOTrainer(config, Actor(actor), Reference(reference), data, context)
 
     return Prepared("DPO", DPO_COLUMNS, steps, data, dpo_pools(config, device), build)

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf_dist.config.suggest import suggest
+from rlhf_dist.config.did_you_mean import suggest
 from rlhf_dist.controller.checkpoints import damage
 from rlhf_dist.durable import PARTIAL, replace_folder, sync_tree
 from rlhf_dist.errors import UserError
@@ -14,7 +14,7 @@ from rlhf_dist.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rlhf_dist.engine.checkpoint import RoleState
+    from rlhf_dist.engine.role_state import RoleState
 
 
 def export(
@@ -41,7 +41,7 @@ def export(
     problem = damage(checkpoint)
     if problem is not None:
         raise UserError(f"{checkpoint} is no whole checkpoint: {problem}")
-    from rlhf_dist.engine.checkpoint import MODEL, RoleState
+    from rlhf_dist.engine.role_state import MODEL, RoleState
 
     state = RoleState.read(folder)
     if state.trust_remote_code and not trust_remote_code:
@@ -79,8 +79,8 @@ def _model(
     """A transformers model, perhaps without weights, and all of its weights by their names."""
     import torch
 
-    from rlhf_dist.engine.checkpoint import AVERAGE, BUFFERS, WEIGHTS
     from rlhf_dist.engine.fragments import Fragments
+    from rlhf_dist.engine.role_state import AVERAGE, BUFFERS, WEIGHTS
 
     if average and not state.has_average:
         raise UserError(f"{folder} holds no average of the weights (ema_decay was 0)")
@@ -104,7 +104,7 @@ def _without_weights(folder: Path, state: RoleState, trust_remote_code: bool) ->
     import torch
     import transformers
 
-    from rlhf_dist.engine.checkpoint import MODEL
+    from rlhf_dist.engine.role_state import MODEL
 
     try:
         config = transformers.AutoConfig.from_pretrained(folder / MODEL, trust_remote_code=trust_remote_code)
@@ -125,7 +125,7 @@ def _adapted(
 
     from rlhf_dist.config.schema import ModelConfig
     from rlhf_dist.device import CPU
-    from rlhf_dist.engine.checkpoint import fingerprint
+    from rlhf_dist.engine.role_state import fingerprint
     from rlhf_dist.models.language import PolicyModel, ScalarModel, load_policy, load_scalar
     from rlhf_dist.weights.source import gathered_state_dict
 

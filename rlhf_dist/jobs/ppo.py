@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rlhf_dist.config.resolve import resolve_ppo, reward_sources, shares_reference, unsharded_alone, uses_model
-from rlhf_dist.config.schema import ModelRole, PPOAlgoConfig, PPOConfig, RewardRole, RolloutConfig
+from rlhf_dist.config.schema import ModelRoleConfig, PPOAlgoConfig, PPOConfig, RewardSourceConfig, RolloutConfig
 from rlhf_dist.config.validate import validate_ppo
 from rlhf_dist.errors import UserError
 from rlhf_dist.jobs.datasets import pretraining_text
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from rlhf_dist.algo.advantages import Estimator
     from rlhf_dist.cluster.group import Construction, WorkerGroup
-    from rlhf_dist.controller.job import Desk, Job
     from rlhf_dist.controller.ppo import PPORoles
+    from rlhf_dist.controller.trainer import RunContext, Trainer
     from rlhf_dist.controller.turns import Environment
     from rlhf_dist.device import Device
     from rlhf_dist.engine.text_reward import TextScorer
@@ -35,7 +35,7 @@ def run_ppo(config: PPOConfig) -> None:
 def _prepare(config: PPOConfig, device: Device) -> Prepared:
     from rlhf_dist.controller.parity import TOLERANCES
     from rlhf_dist.controller.ppo import PPO
-    from rlhf_dist.controller.ppo_job import PPOJob
+    from rlhf_dist.controller.ppo_trainer import PPOTrainer
     from rlhf_dist.controller.view import PPO_COLUMNS
     from rlhf_dist.plan.pools import ppo_pools
 
@@ -45,11 +45,11 @@ def _prepare(config: PPOConfig, device: Device) -> Prepared:
     if tolerance is None:
         tolerance = max(TOLERANCES[device.dtype(name)] for name in (config.rollout.dtype, config.actor.model.dtype))
 
-    def build(workshop: Workshop, desk: Desk) -> Job:
+    def build(workshop: Workshop, context: RunContext) -> Trainer:
         roles = _ppo_roles(config, workshop, [data.tokenizer.eos_token_id])
         environment = _environment(config, data.tokenizer)
-        ppo = PPO(config, roles, _estimator(config.ppo), environment, desk.timer, tolerance)
-        return PPOJob(config, ppo, data, desk)
+        ppo = PPO(config, roles, _estimator(config.ppo), environment, context.timer, tolerance)
+        return PPOTrainer(config, ppo, data, context)
 
     return Prepared("PPO", PPO_COLUMNS, config.ppo.steps, data, pools, build)
 
@@ -84,7 +84,7 @@ def _environment(config: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> Envir
 
 
 def _ppo_data(config: PPOConfig) -> Any:
-    from rlhf_dist.controller.ppo_job import PPOData
+    from rlhf_dist.controller.ppo_trainer import PPOData
     from rlhf_dist.data.functions import load_function
     from rlhf_dist.data.prompts import load_prompts
     from rlhf_dist.data.tokenizer import load_tokenizer
@@ -119,7 +119,7 @@ def _ppo_roles(config: PPOConfig, workshop: Workshop, stop_tokens: list[int]) ->
     from rlhf_dist.algo.minibatches import steps_per_batch
     from rlhf_dist.cluster import roles
     from rlhf_dist.cluster.group import Construction
-    from rlhf_dist.cluster.weights import WeightSync
+    from rlhf_dist.cluster.weight_sync import WeightSync
     from rlhf_dist.controller.ppo import PPORoles, RewardSource
     from rlhf_dist.engine.policy import ActorEngine, ReferenceEngine
     from rlhf_dist.engine.scalar import CriticEngine
@@ -131,7 +131,7 @@ def _ppo_roles(config: PPOConfig, workshop: Workshop, stop_tokens: list[int]) ->
     total = config.ppo.steps * steps_per_batch(samples, config.ppo.minibatch_size, config.ppo.epochs)
     making: list[Construction] = []
 
-    def modelled(name: str, factory: Any, role: ModelRole, *args: Any) -> WorkerGroup:
+    def modelled(name: str, factory: Any, role: ModelRoleConfig, *args: Any) -> WorkerGroup:
         group, first = workshop.group(name, {}), unsharded_alone(role, device)
         making.append(Construction(group, factory, lambda _: (first, device, *args), collective=True))
         return group
@@ -159,7 +159,7 @@ def _ppo_roles(config: PPOConfig, workshop: Workshop, stop_tokens: list[int]) ->
     return PPORoles(policy, critic, tuple(rewards), reference, engines, weights, workshop.placement)
 
 
-def _scorers(config: PPOConfig, source: RewardRole, group: WorkerGroup) -> Construction:
+def _scorers(config: PPOConfig, source: RewardSourceConfig, group: WorkerGroup) -> Construction:
     from rlhf_dist.cluster.group import Construction
     from rlhf_dist.engine.scalar import RewardEngine
     from rlhf_dist.engine.text_reward import TextReward
@@ -176,12 +176,12 @@ def _scorers(config: PPOConfig, source: RewardRole, group: WorkerGroup) -> Const
     )
 
 
-def _token(source: RewardRole) -> str | None:
+def _token(source: RewardSourceConfig) -> str | None:
     """Read here, as the workers' environment may be another, and Ray would show it to whoever looks."""
     return None if source.endpoint_token_env is None else os.environ[source.endpoint_token_env].strip()
 
 
-def _text_scorer(source: RewardRole, token: str | None) -> TextScorer:
+def _text_scorer(source: RewardSourceConfig, token: str | None) -> TextScorer:
     from rlhf_dist.engine.function_reward import FunctionScorer
     from rlhf_dist.engine.http_reward import HTTPScorer
 
@@ -193,8 +193,8 @@ def _text_scorer(source: RewardRole, token: str | None) -> TextScorer:
 
 def _with_reachable_cache(config: PPOConfig, device: Device) -> RolloutConfig:
     """The section `rollout`, whose cache on a CPU is no larger than the job's sequences can fill."""
+    from rlhf_dist.plan.extent import reach_of
     from rlhf_dist.plan.facts import cache_elements
-    from rlhf_dist.plan.reach import reach_of
 
     rollout, model = config.rollout, config.actor.model
     if device.is_accelerator or rollout.backend != "vllm":

@@ -5,29 +5,29 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rlhf_dist.config.resolve import unsharded_alone
-from rlhf_dist.config.schema import RewardConfig
+from rlhf_dist.config.schema import RewardModelConfig
 from rlhf_dist.config.validate import validate_reward
 from rlhf_dist.jobs.datasets import comparisons
 from rlhf_dist.jobs.shop import Prepared, Workshop, build_one, run_prepared
 
 if TYPE_CHECKING:
-    from rlhf_dist.controller.job import Desk, Job
+    from rlhf_dist.controller.trainer import RunContext, Trainer
     from rlhf_dist.device import Device
 
 
-def run_reward(config: RewardConfig) -> None:
+def run_reward(config: RewardModelConfig) -> None:
     validate_reward(config)
     run_prepared(config, _prepare)
 
 
-def _prepare(config: RewardConfig, device: Device) -> Prepared:
-    from rlhf_dist.cluster.roles import RewardTrainer
-    from rlhf_dist.controller.reward_model import RewardData, RewardJob
+def _prepare(config: RewardModelConfig, device: Device) -> Prepared:
+    from rlhf_dist.cluster.roles import TrainedReward
+    from rlhf_dist.controller.reward_model import RewardData, RewardModelTrainer
     from rlhf_dist.controller.view import REWARD_COLUMNS
     from rlhf_dist.data.demonstrations import load_demonstrations
-    from rlhf_dist.data.sampling import steps_of
+    from rlhf_dist.data.samplers import steps_of
     from rlhf_dist.data.tokenizer import load_tokenizer
-    from rlhf_dist.engine.scalar import RewardTrainerEngine
+    from rlhf_dist.engine.scalar import TrainedRewardEngine
     from rlhf_dist.plan.pools import reward_pools
 
     data, model = config.data, config.reward.model
@@ -41,9 +41,9 @@ def _prepare(config: RewardConfig, device: Device) -> Prepared:
     rankings = RewardData(train, held_out, demonstrations, model.path)
     steps = steps_of(config.training, len(train))
 
-    def build(workshop: Workshop, desk: Desk) -> Job:
+    def build(workshop: Workshop, context: RunContext) -> Trainer:
         arguments = (unsharded_alone(config.reward, device), device, steps)
-        role = RewardTrainer(build_one(workshop, "reward", RewardTrainerEngine, arguments))
-        return RewardJob(config, role, rankings, desk)
+        role = TrainedReward(build_one(workshop, "reward", TrainedRewardEngine, arguments))
+        return RewardModelTrainer(config, role, rankings, context)
 
     return Prepared("reward model", REWARD_COLUMNS, steps, rankings, reward_pools(config, device), build)

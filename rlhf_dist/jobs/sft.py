@@ -11,7 +11,7 @@ from rlhf_dist.jobs.datasets import pretraining_text, with_held_out
 from rlhf_dist.jobs.shop import Prepared, Workshop, build_one, run_prepared
 
 if TYPE_CHECKING:
-    from rlhf_dist.controller.job import Desk, Job
+    from rlhf_dist.controller.trainer import RunContext, Trainer
     from rlhf_dist.device import Device
 
 
@@ -22,10 +22,10 @@ def run_sft(config: SFTConfig) -> None:
 
 def _prepare(config: SFTConfig, device: Device) -> Prepared:
     from rlhf_dist.cluster.roles import Actor
-    from rlhf_dist.controller.sft import SFTData, SFTJob
+    from rlhf_dist.controller.sft import SFTData, SFTTrainer
     from rlhf_dist.controller.view import SFT_COLUMNS
     from rlhf_dist.data.demonstrations import load_demonstrations
-    from rlhf_dist.data.sampling import steps_of
+    from rlhf_dist.data.samplers import steps_of
     from rlhf_dist.data.tokenizer import load_tokenizer
     from rlhf_dist.engine.policy import ActorEngine
     from rlhf_dist.plan.pools import sft_pools
@@ -42,9 +42,9 @@ def _prepare(config: SFTConfig, device: Device) -> Prepared:
     examples = SFTData(train, held_out, pretrain, model.path)
     steps = steps_of(config.sft, len(train))
 
-    def build(workshop: Workshop, desk: Desk) -> Job:
+    def build(workshop: Workshop, context: RunContext) -> Trainer:
         arguments = (unsharded_alone(config.actor, device), device, 1.0, steps)
         actor = Actor(build_one(workshop, "actor", ActorEngine, arguments))
-        return SFTJob(config, actor, examples, desk)
+        return SFTTrainer(config, actor, examples, context)
 
     return Prepared("SFT", SFT_COLUMNS, steps, examples, sft_pools(config, device), build)

@@ -1,4 +1,4 @@
-"""What all jobs are run with: the run's directory and desk, the cluster, the workers of a role."""
+"""What all jobs are run with: the run's directory and context, the cluster, the workers of a role."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rlhf_dist.config.schema import ClusterConfig, DPOConfig, PPOConfig, RewardConfig, RunConfig, SFTConfig
+from rlhf_dist.config.schema import ClusterConfig, DPOConfig, PPOConfig, RewardModelConfig, RunConfig, SFTConfig
 from rlhf_dist.controller.rundir import RunDir
+from rlhf_dist.jobs.disk_space import check_room
 from rlhf_dist.jobs.memory_advice import memory_advice
 from rlhf_dist.jobs.preflight import preflight
-from rlhf_dist.jobs.room import check_room
 
 if TYPE_CHECKING:
     from rlhf_dist.cluster.group import Construction, WorkerGroup
     from rlhf_dist.cluster.placement import Placement
     from rlhf_dist.cluster.prometheus import RunGauges
     from rlhf_dist.controller.identity import Identity
-    from rlhf_dist.controller.job import Desk, Job
     from rlhf_dist.controller.signals import StopSignal
     from rlhf_dist.controller.start import Start
+    from rlhf_dist.controller.trainer import RunContext, Trainer
     from rlhf_dist.controller.view import Column, LiveView
     from rlhf_dist.device import Device
     from rlhf_dist.plan.pools import Pool
 
 
-C = TypeVar("C", PPOConfig, DPOConfig, SFTConfig, RewardConfig)
+C = TypeVar("C", PPOConfig, DPOConfig, SFTConfig, RewardModelConfig)
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Prepared:
     steps: int
     data: Any
     pools: Sequence[Pool]
-    build: Callable[[Workshop, Desk], Job]
+    build: Callable[[Workshop, RunContext], Trainer]
 
 
 def run_prepared(config: C, prepare: Callable[[C, Device], Prepared]) -> None:
@@ -103,7 +103,7 @@ def run_prepared(config: C, prepare: Callable[[C, Device], Prepared]) -> None:
         StoppedByUser: after a checkpoint.
     """
     from rlhf_dist.controller.identity import check_same_run, identity_of
-    from rlhf_dist.controller.loop import run_job
+    from rlhf_dist.controller.loop import run_training
     from rlhf_dist.controller.start import claim_run
     from rlhf_dist.device import resolve
 
@@ -122,19 +122,19 @@ def run_prepared(config: C, prepare: Callable[[C, Device], Prepared]) -> None:
         start.open()
         with (
             memory_advice(config, device),
-            open_desk(config.run, config.cluster, start, prepared, identity) as (make_desk, view),
+            open_context(config.run, config.cluster, start, prepared, identity) as (make_context, view),
             open_workshop(config.run, config.cluster, device, directory, prepared.pools, view.stopping) as workshop,
         ):
             _check_nodes(config, workshop.placement, directory)
-            desk = make_desk(workshop)
-            summary = run_job(prepared.build(workshop, desk), desk)
+            context = make_context(workshop)
+            summary = run_training(prepared.build(workshop, context), context)
         start.lock.check()
         _finish(directory, summary)
 
 
 def _check_nodes(config: Any, placement: Placement, directory: RunDir) -> None:
     """Passes where all nodes see the run's folder, and the models of their workers. ClusterError otherwise."""
-    from rlhf_dist.cluster.sharing import check_sharing
+    from rlhf_dist.cluster.shared_folder import check_sharing
     from rlhf_dist.plan.job import model_sections
 
     sections = model_sections(config)
@@ -149,18 +149,18 @@ def _check_nodes(config: Any, placement: Placement, directory: RunDir) -> None:
 
 
 @contextmanager
-def open_desk(
+def open_context(
     run: RunConfig, cluster: ClusterConfig, start: Start, prepared: Prepared, identity: Identity
-) -> Iterator[tuple[Callable[[Workshop], Desk], LiveView]]:
-    """Opens what a run writes to. Yields what makes the desk once the workshop is there, and the view."""
-    from rlhf_dist.chatter import redirect_chatter
-    from rlhf_dist.controller.job import Desk
+) -> Iterator[tuple[Callable[[Workshop], RunContext], LiveView]]:
+    """Opens what a run writes to. Yields what makes the context once the workshop is there, and the view."""
     from rlhf_dist.controller.trace import Timer
+    from rlhf_dist.controller.trainer import RunContext
     from rlhf_dist.controller.view import LiveView
+    from rlhf_dist.process_output import redirect_output
 
     directory = start.directory
     with (
-        redirect_chatter(directory.driver_log) as terminal,
+        redirect_output(directory.driver_log) as terminal,
         LiveView(
             directory.name, prepared.title, prepared.steps, prepared.columns, first_step=start.done, stream=terminal
         ) as view,
@@ -169,7 +169,9 @@ def open_desk(
         try:
             timeout_s = cluster.call_timeout_s
             yield (
-                lambda shop: Desk(run, start, shop.gauges, view, timer, shop.stop, shop.placement, timeout_s, identity),
+                lambda shop: RunContext(
+                    run, start, shop.gauges, view, timer, shop.stop, shop.placement, timeout_s, identity
+                ),
                 view,
             )
         finally:

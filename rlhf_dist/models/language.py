@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlhf_dist.config.schema import LoraSettings, ModelConfig
+from rlhf_dist.config.schema import AdapterConfig, ModelConfig
 from rlhf_dist.device import Device
 from rlhf_dist.errors import UserError
 from rlhf_dist.models.heads import LMHead
@@ -135,7 +135,7 @@ def _load(auto_class: Any, config: ModelConfig, device: Device, **extra: Any) ->
         raise UserError(f"model.path={config.path!r} cannot be loaded: {first_line}") from error
 
 
-def load_policy(config: ModelConfig, device: Device, lora: LoraSettings | None = None) -> PolicyModel:
+def load_policy(config: ModelConfig, device: Device, lora: AdapterConfig | None = None) -> PolicyModel:
     """A causal language model from a Hugging Face directory or hub name (safetensors only), on CPU.
 
     With ``lora`` of a rank above 0 it has an adapter, which alone learns.
@@ -155,7 +155,7 @@ def load_policy(config: ModelConfig, device: Device, lora: LoraSettings | None =
 
 
 def load_scalar(
-    config: ModelConfig, device: Device, zero_new_head: bool = False, lora: LoraSettings | None = None
+    config: ModelConfig, device: Device, zero_new_head: bool = False, lora: AdapterConfig | None = None
 ) -> ScalarModel:
     """A scalar model from a reward model's or a plain language model's directory, on CPU.
 

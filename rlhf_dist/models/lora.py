@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from rlhf_dist.config.schema import LoraSettings
-from rlhf_dist.config.suggest import suggest
+from rlhf_dist.config.did_you_mean import suggest
+from rlhf_dist.config.schema import AdapterConfig
 from rlhf_dist.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ ADAPTER = "default"  # peft's name of the adapter in the model
 _BASE, _MARKS = ".base_layer", (".lora_A.", ".lora_B.")
 
 
-def add_adapter(model: Any, settings: LoraSettings, head: str | None) -> LoraConfig:
+def add_adapter(model: Any, settings: AdapterConfig, head: str | None) -> LoraConfig:
     """Puts a fresh adapter into ``model``: A is random, B is 0, so the model computes what it did.
 
     Args:

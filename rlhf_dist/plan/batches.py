@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from rlhf_dist.algo.minibatches import steps_per_batch
-from rlhf_dist.config.schema import PPOConfig, TrainedRole
+from rlhf_dist.config.schema import PPOConfig, TrainedRoleConfig
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def ppo_batches(config: PPOConfig) -> Batches:
     )
 
 
-def _micro_batches(minibatch: int, longest: int, role: TrainedRole) -> int:
+def _micro_batches(minibatch: int, longest: int, role: TrainedRoleConfig) -> int:
     rows = ceil(minibatch / role.num_workers)
     at_once = max(role.micro_batch_tokens // longest, 1)
     if role.micro_batch_sequences:

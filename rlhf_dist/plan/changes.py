@@ -6,11 +6,11 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
-from rlhf_dist.config.schema import ModelRole, RolloutConfig, TrainedRole
+from rlhf_dist.config.schema import ModelRoleConfig, RolloutConfig, TrainedRoleConfig
 from rlhf_dist.device import Device
+from rlhf_dist.plan.extent import reach_of
 from rlhf_dist.plan.job import JobConfig, RoleModel, job_models, job_pools
 from rlhf_dist.plan.loads import Hardware, PoolLoad, footprints_of, loads_of
-from rlhf_dist.plan.reach import reach_of
 
 
 def smallest_change(
@@ -51,18 +51,18 @@ def _changes(model: RoleModel, longest: int) -> Iterator[dict[str, Any]]:
                 yield {f"{section}.tensor_parallel": parts, f"{section}.num_engines": engines}
             yield {f"{section}.tensor_parallel": parts}
         return
-    assert isinstance(config, ModelRole)
+    assert isinstance(config, ModelRoleConfig)
     gentle: list[dict[str, Any]] = [{}]
     tokens = config.micro_batch_tokens // 2
     while tokens >= longest:
         gentle.append({f"{section}.micro_batch_tokens": tokens})
         tokens //= 2
-    stages = [1, 2, 3] if isinstance(config, TrainedRole) else [3]
+    stages = [1, 2, 3] if isinstance(config, TrainedRoleConfig) else [3]
     sharding: list[dict[str, Any]] = [{}] + [
         {f"{section}.zero_stage": stage} for stage in stages if stage > config.zero_stage
     ]
     checkpointing: list[dict[str, Any]] = [{}]
-    if isinstance(config, TrainedRole) and not config.model.gradient_checkpointing:
+    if isinstance(config, TrainedRoleConfig) and not config.model.gradient_checkpointing:
         checkpointing.append({f"{section}.model.gradient_checkpointing": True})
     workers: list[dict[str, Any]] = [{}] + [
         {f"{section}.num_workers": config.num_workers * factor} for factor in (2, 4, 8, 16)

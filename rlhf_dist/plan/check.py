@@ -9,9 +9,9 @@ from rlhf_dist.config.schema import PPOConfig
 from rlhf_dist.device import Device
 from rlhf_dist.plan.batches import Batches, ppo_batches
 from rlhf_dist.plan.changes import smallest_change
+from rlhf_dist.plan.footprint import Footprint, concurrent_sequences
 from rlhf_dist.plan.job import JobConfig, RoleModel, job_models, job_pools
 from rlhf_dist.plan.loads import GIB, Hardware, PoolLoad, footprints_of, loads_of
-from rlhf_dist.plan.memory import Footprint, concurrent_sequences
 from rlhf_dist.plan.pools import Pool
 
 

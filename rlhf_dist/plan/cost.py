@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
-from rlhf_dist.config.schema import ModelRole, PPOConfig, TrainedRole
+from rlhf_dist.config.schema import ModelRoleConfig, PPOConfig, TrainedRoleConfig
 from rlhf_dist.plan.batches import ppo_batches
+from rlhf_dist.plan.footprint import Footprint, cache_bytes_per_token, concurrent_sequences
 from rlhf_dist.plan.job import RoleModel
-from rlhf_dist.plan.memory import Footprint, cache_bytes_per_token, concurrent_sequences
 from rlhf_dist.plan.pools import Pool
 
 
@@ -74,13 +74,13 @@ def _sampling(config: PPOConfig, model: RoleModel, cache: int, speeds: Speeds) -
 
 def _forward(model: RoleModel, tokens: int, speeds: Speeds) -> float:
     role, facts = model.config, model.facts
-    assert isinstance(role, ModelRole)
+    assert isinstance(role, ModelRoleConfig)
     return 2 * facts.parameters * tokens / role.num_workers / speeds.flops + _gathers(model, tokens, 1, speeds)
 
 
 def _training(model: RoleModel, tokens: int, config: PPOConfig, speeds: Speeds) -> float:
     role, facts = model.config, model.facts
-    if not isinstance(role, TrainedRole):
+    if not isinstance(role, TrainedRoleConfig):
         return 0.0
     passes = 8 if role.model.gradient_checkpointing else 6
     compute = passes * facts.parameters * tokens * config.ppo.epochs / role.num_workers / speeds.flops
@@ -93,7 +93,7 @@ def _training(model: RoleModel, tokens: int, config: PPOConfig, speeds: Speeds) 
 def _gathers(model: RoleModel, tokens: int, each: int, speeds: Speeds) -> float:
     """Seconds in which ZeRO-3 gathers the weights, ``each`` times a micro-batch."""
     role, facts = model.config, model.facts
-    assert isinstance(role, ModelRole)
+    assert isinstance(role, ModelRoleConfig)
     if role.zero_stage != 3 or role.num_workers == 1:
         return 0.0
     micro_batches = ceil(tokens / role.num_workers / role.micro_batch_tokens)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlhf_dist.config.schema import LoraSettings, ModelConfig
+from rlhf_dist.config.schema import AdapterConfig, ModelConfig
 from rlhf_dist.data.hub import from_hub
 from rlhf_dist.errors import UserError
 from rlhf_dist.models.lora import add_adapter
@@ -60,12 +60,12 @@ class ModelFacts:
     itemsize: int
 
 
-def policy_facts(config: ModelConfig, dtype: torch.dtype, lora: LoraSettings | None = None) -> ModelFacts:
+def policy_facts(config: ModelConfig, dtype: torch.dtype, lora: AdapterConfig | None = None) -> ModelFacts:
     """The facts of a causal language model. See :func:`scalar_facts`."""
     return _facts(_key(config), dtype, "policy", *_adapter(lora))
 
 
-def scalar_facts(config: ModelConfig, dtype: torch.dtype, lora: LoraSettings | None = None) -> ModelFacts:
+def scalar_facts(config: ModelConfig, dtype: torch.dtype, lora: AdapterConfig | None = None) -> ModelFacts:
     """The facts of a model with one output in the head's place.
 
     Raises:
@@ -78,7 +78,7 @@ def _key(config: ModelConfig) -> tuple[str, bool]:
     return config.path, config.trust_remote_code
 
 
-def _adapter(lora: LoraSettings | None) -> tuple[int, str]:
+def _adapter(lora: AdapterConfig | None) -> tuple[int, str]:
     return (lora.rank, lora.targets) if lora is not None else (0, "")
 
 
@@ -90,7 +90,7 @@ def _facts(model: tuple[str, bool], dtype: torch.dtype, kind: str, rank: int, ta
     kept = _kept_bytes(built, dtype)
     checkpointed = _kept_bytes(_build(config, dtype, kind, model[1], checkpointing=True), dtype)
     if rank:
-        add_adapter(built, LoraSettings(rank=rank, targets=targets), head="score" if kind == "scalar" else None)
+        add_adapter(built, AdapterConfig(rank=rank, targets=targets), head="score" if kind == "scalar" else None)
     sizes = [parameter.numel() for parameter in built.parameters()]
     text = config.get_text_config()
     return ModelFacts(

@@ -12,25 +12,25 @@ from rlhf_dist.config.load import load_config
 from rlhf_dist.config.resolve import resolve_dpo, resolve_ppo, reward_sources, unsharded_alone, uses_model
 from rlhf_dist.config.schema import (
     DPOConfig,
-    FrozenRole,
-    ModelRole,
+    FrozenRoleConfig,
+    ModelRoleConfig,
     PPOConfig,
-    RewardConfig,
+    RewardModelConfig,
     RolloutConfig,
     SFTConfig,
-    TrainedRole,
+    TrainedRoleConfig,
 )
 from rlhf_dist.config.validate import validate_dpo, validate_ppo, validate_reward, validate_sft
 from rlhf_dist.device import Device
 from rlhf_dist.errors import UserError
+from rlhf_dist.plan.extent import Reach
 from rlhf_dist.plan.facts import ModelFacts, policy_facts, scalar_facts
-from rlhf_dist.plan.memory import Footprint, engine_footprint, frozen_footprint, trained_footprint
+from rlhf_dist.plan.footprint import Footprint, engine_footprint, frozen_footprint, trained_footprint
 from rlhf_dist.plan.pools import Pool, dpo_pools, ppo_pools, reward_pools, reward_role, sft_pools
-from rlhf_dist.plan.reach import Reach
 
-JobConfig = PPOConfig | DPOConfig | SFTConfig | RewardConfig
+JobConfig = PPOConfig | DPOConfig | SFTConfig | RewardModelConfig
 # The section that only one kind of job has.
-_MARKS: dict[str, type] = {"rollout.": PPOConfig, "dpo.": DPOConfig, "sft.": SFTConfig, "training.": RewardConfig}
+_MARKS: dict[str, type] = {"rollout.": PPOConfig, "dpo.": DPOConfig, "sft.": SFTConfig, "training.": RewardModelConfig}
 _SCALAR_ROLES = ("critic", "reward")
 
 
@@ -48,7 +48,7 @@ class RoleModel:
 
     name: str
     section: str
-    config: ModelRole | RolloutConfig
+    config: ModelRoleConfig | RolloutConfig
     facts: ModelFacts
     beside: int = 0
 
@@ -63,9 +63,9 @@ class RoleModel:
         """
         if isinstance(self.config, RolloutConfig):
             return engine_footprint(self.facts, self.config, reach, device, device_bytes, bucket_bytes, self.beside)
-        if isinstance(self.config, TrainedRole):
+        if isinstance(self.config, TrainedRoleConfig):
             return trained_footprint(self.facts, self.config, reach, device)
-        assert isinstance(self.config, FrozenRole)
+        assert isinstance(self.config, FrozenRoleConfig)
         return frozen_footprint(self.facts, self.config, reach, device)
 
 
@@ -106,10 +106,10 @@ def job_pools(config: JobConfig, device: Device) -> list[Pool]:
     return sft_pools(config, device) if isinstance(config, SFTConfig) else reward_pools(config, device)
 
 
-def model_sections(config: JobConfig) -> dict[str, tuple[str, ModelRole]]:
+def model_sections(config: JobConfig) -> dict[str, tuple[str, ModelRoleConfig]]:
     """The roles that may hold a model, engines left out: the dotted name of each one's section, and the section."""
-    sections: dict[str, tuple[str, ModelRole]] = {}
-    if isinstance(config, RewardConfig):
+    sections: dict[str, tuple[str, ModelRoleConfig]] = {}
+    if isinstance(config, RewardModelConfig):
         sections["reward"] = ("reward", config.reward)
     else:
         sections["actor"] = ("actor", config.actor)
@@ -143,8 +143,8 @@ def job_models(config: JobConfig, device: Device) -> dict[str, RoleModel]:
     return models
 
 
-def _role_model(name: str, section: str, role: ModelRole, device: Device) -> RoleModel:
+def _role_model(name: str, section: str, role: ModelRoleConfig, device: Device) -> RoleModel:
     role = unsharded_alone(role, device)
-    lora = role.lora if isinstance(role, TrainedRole) else None
+    lora = role.lora if isinstance(role, TrainedRoleConfig) else None
     read = scalar_facts if name.partition("-")[0] in _SCALAR_ROLES else policy_facts
     return RoleModel(name, section, role, read(role.model, device.dtype(role.model.dtype), lora))

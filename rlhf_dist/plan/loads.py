@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from rlhf_dist.config.schema import PPOConfig
 from rlhf_dist.device import Device
+from rlhf_dist.plan.extent import reach_of
+from rlhf_dist.plan.footprint import Footprint
 from rlhf_dist.plan.job import JobConfig, RoleModel
-from rlhf_dist.plan.memory import Footprint
 from rlhf_dist.plan.pools import Pool
 from rlhf_dist.plan.process import DRIVER_BYTES, RAY_BYTES, TEXT_REWARD_BYTES
-from rlhf_dist.plan.reach import reach_of
 
 GIB = 2**30
 # Memory of an accelerator that a process takes before it has a model: the device's context and libraries.

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rlhf_dist.config.placement import shared_groups
+from rlhf_dist.config.parsing import shared_groups
 from rlhf_dist.config.resolve import MAIN_REWARD, reward_sources, shares_reference, uses_model
-from rlhf_dist.config.schema import DPOConfig, PPOConfig, RewardConfig, SFTConfig, WorkerConfig
+from rlhf_dist.config.schema import DPOConfig, PPOConfig, RewardModelConfig, SFTConfig, WorkerConfig
 from rlhf_dist.device import Device
 from rlhf_dist.errors import UserError
 
@@ -166,7 +166,7 @@ def sft_pools(config: SFTConfig, device: Device) -> list[Pool]:
     return [Pool((role_resources("actor", config.actor.num_workers, config.actor, device),))]
 
 
-def reward_pools(config: RewardConfig, device: Device) -> list[Pool]:
+def reward_pools(config: RewardModelConfig, device: Device) -> list[Pool]:
     """The one pool of reward-model training."""
     return [Pool((role_resources("reward", config.reward.num_workers, config.reward, device),))]
 

@@ -9,9 +9,9 @@ import pytest
 from ray import exceptions
 from ray.exceptions import RayError, RayTaskError
 
-from rlhf_dist.cluster import failures, memory
+from rlhf_dist.cluster import failures, worker_memory
 from rlhf_dist.cluster.failures import call_failure
-from rlhf_dist.cluster.memory import Seen
+from rlhf_dist.cluster.worker_memory import Seen
 from rlhf_dist.errors import ClusterError, MemoryRanOut, RunError, UserError
 
 GIB = 2**30
@@ -137,9 +137,9 @@ def test_a_process_that_the_kernel_killed_for_its_memory_is_told_from_another_de
 ) -> None:
     workers["actor-0"] = seen("10.0.0.7", 12, 3.7, available, killed=3)
     (tmp_path / "vmstat").write_text(f"nr_free_pages 1\noom_kill {kills}\n")
-    monkeypatch.setattr(memory, "_VMSTAT", tmp_path / "vmstat")
+    monkeypatch.setattr(worker_memory, "_VMSTAT", tmp_path / "vmstat")
     here: Callable[[], str] = lambda: "10.0.0.7" if same_node else "10.0.0.9"  # noqa: E731
-    monkeypatch.setattr(memory.ray.util, "get_node_ip_address", here)
+    monkeypatch.setattr(worker_memory.ray.util, "get_node_ip_address", here)
     told = call_failure(exceptions.ActorDiedError(), "actor-0", "train", logs)
     assert isinstance(told, MemoryRanOut) is memory_ran_out
     assert ("worker actor-0 was killed in train" if memory_ran_out else "worker actor-0 died during train") in str(told)

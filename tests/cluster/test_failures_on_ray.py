@@ -20,9 +20,9 @@ import pytest
 import ray
 
 from rlhf_dist.cluster.calls import collect
-from rlhf_dist.cluster.memory import last_seen
 from rlhf_dist.cluster.session import ray_session
 from rlhf_dist.cluster.worker import Worker
+from rlhf_dist.cluster.worker_memory import last_seen
 from rlhf_dist.config.schema import ClusterConfig
 from rlhf_dist.device import CPU
 from rlhf_dist.errors import MemoryRanOut, RunError

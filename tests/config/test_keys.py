@@ -8,9 +8,9 @@ from typing import Optional
 import pytest
 from omegaconf import MISSING
 
+from rlhf_dist.config.did_you_mean import near_keys, suggest
 from rlhf_dist.config.keys import schema_keys, schema_sections
-from rlhf_dist.config.schema import PPOConfig, RewardConfig, SFTConfig
-from rlhf_dist.config.suggest import near_keys, suggest
+from rlhf_dist.config.schema import PPOConfig, RewardModelConfig, SFTConfig
 
 
 @dataclass
@@ -54,7 +54,7 @@ def test_sections_are_dotted_too() -> None:
     assert "ppo.kl" in schema_sections(PPOConfig)
 
 
-@pytest.mark.parametrize("kind", [PPOConfig, SFTConfig, RewardConfig])
+@pytest.mark.parametrize("kind", [PPOConfig, SFTConfig, RewardModelConfig])
 def test_every_key_of_the_schema_can_say_what_it_expects(kind: type) -> None:
     for key in schema_keys(kind).values():
         assert key.expected

@@ -13,11 +13,11 @@ from rlhf_dist.config.files import read_recipe
 from rlhf_dist.config.keys import schema_keys
 from rlhf_dist.config.load import load_config
 from rlhf_dist.config.resolve import resolve_dpo, resolve_ppo
-from rlhf_dist.config.schema import DPOConfig, PPOConfig, RewardConfig, SFTConfig
+from rlhf_dist.config.schema import DPOConfig, PPOConfig, RewardModelConfig, SFTConfig
 from rlhf_dist.config.validate import validate_dpo, validate_ppo, validate_reward, validate_sft
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
-KINDS = {"ppo": PPOConfig, "sft": SFTConfig, "reward": RewardConfig, "smollm2": PPOConfig, "dpo": DPOConfig}
+KINDS = {"ppo": PPOConfig, "sft": SFTConfig, "reward": RewardModelConfig, "smollm2": PPOConfig, "dpo": DPOConfig}
 RECIPES = sorted(CONFIGS.rglob("*.yaml"))
 # What a base file may say otherwise: the lengths fit the small model whose path stands beside them.
 EXAMPLES = {
@@ -70,7 +70,7 @@ def test_a_recipe_loads_and_can_run(recipe: Path) -> None:
     elif isinstance(config, DPOConfig):
         validate_dpo(resolve_dpo(config), check_paths=False)
     else:
-        assert isinstance(config, RewardConfig)
+        assert isinstance(config, RewardModelConfig)
         validate_reward(config, check_paths=False)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from rlhf_dist.config.load import load_config
 from rlhf_dist.config.resolve import is_given, resolve_ppo
-from rlhf_dist.config.schema import PPOConfig, RewardConfig, SFTConfig
+from rlhf_dist.config.schema import PPOConfig, RewardModelConfig, SFTConfig
 from rlhf_dist.config.validate import validate_ppo, validate_reward, validate_sft
 from rlhf_dist.errors import UserError
 
@@ -17,7 +17,7 @@ PPO_WORDS = ("run.name=r", "run.device=cpu", "data.path=p.jsonl", "actor.model.p
 BASIS = {
     PPOConfig: PPO_WORDS,
     SFTConfig: ("run.name=r", "data.path=p.jsonl", "actor.model.path=a"),
-    RewardConfig: ("run.name=r", "data.path=p.jsonl", "reward.model.path=a"),
+    RewardModelConfig: ("run.name=r", "data.path=p.jsonl", "reward.model.path=a"),
 }
 
 
@@ -28,7 +28,7 @@ def check(kind: type, *words: str, check_paths: bool = False) -> None:
     elif isinstance(config, SFTConfig):
         validate_sft(config, check_paths)
     else:
-        assert isinstance(config, RewardConfig)
+        assert isinstance(config, RewardModelConfig)
         validate_reward(config, check_paths)
 
 
@@ -39,7 +39,7 @@ def refusal(kind: type, *words: str, check_paths: bool = False) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("kind", [PPOConfig, SFTConfig, RewardConfig])
+@pytest.mark.parametrize("kind", [PPOConfig, SFTConfig, RewardModelConfig])
 def test_what_names_its_paths_can_run(kind: type) -> None:
     check(kind)
 
@@ -74,7 +74,7 @@ def test_a_value_out_of_its_range_is_refused_with_its_key(word: str) -> None:
     ("kind", "word"),
     [
         *((SFTConfig, word) for word in ("sft.epochs=0", "sft.batch_size=0", "sft.max_steps=-1", "data.max_tokens=1")),
-        *((RewardConfig, word) for word in ("training.epochs=0", "training.batch_size=0", "reward.zero_stage=7")),
+        *((RewardModelConfig, word) for word in ("training.epochs=0", "training.batch_size=0", "reward.zero_stage=7")),
     ],
 )
 def test_supervised_values_have_their_ranges_too(kind: type, word: str) -> None:
@@ -172,7 +172,7 @@ def tokenizer(folder: Path, words: str, **more: object) -> None:
     (folder / "tokenizer.json").write_text(json.dumps(content))
 
 
-@pytest.mark.parametrize("kind", [PPOConfig, SFTConfig, RewardConfig])
+@pytest.mark.parametrize("kind", [PPOConfig, SFTConfig, RewardModelConfig])
 def test_models_and_data_that_are_there_can_be_used(here: Path, kind: type) -> None:
     check(kind, check_paths=True)
 
@@ -210,7 +210,7 @@ def test_missing_data_is_refused(here: Path, path: str, said: str) -> None:
 
 
 def test_missing_further_comparisons_are_refused(here: Path) -> None:
-    said = refusal(RewardConfig, "data.extra_path=x.jsonl", check_paths=True)
+    said = refusal(RewardModelConfig, "data.extra_path=x.jsonl", check_paths=True)
     assert said.startswith("data.extra_path: there is no file x.jsonl")
 
 
@@ -223,7 +223,7 @@ def test_lengths_beyond_the_context_are_refused(here: Path) -> None:
     model(here / "w", context=100)
     assert "of 100 tokens of critic.model.path=w" in refusal(PPOConfig, check_paths=True)
     assert "data.max_tokens=513 is more" in refusal(SFTConfig, "data.max_tokens=513", check_paths=True)
-    assert "data.max_tokens=513 is more" in refusal(RewardConfig, "data.max_tokens=513", check_paths=True)
+    assert "data.max_tokens=513 is more" in refusal(RewardModelConfig, "data.max_tokens=513", check_paths=True)
 
 
 def test_models_of_different_tokens_are_refused(here: Path) -> None:

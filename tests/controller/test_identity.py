@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 import torch
 
-from rlhf_dist.config import changes
+from rlhf_dist.config import diff
 from rlhf_dist.config.keys import schema_keys
 from rlhf_dist.config.load import load_config
-from rlhf_dist.config.schema import DPOConfig, PPOConfig, RewardConfig, SFTConfig
+from rlhf_dist.config.schema import DPOConfig, PPOConfig, RewardModelConfig, SFTConfig
 from rlhf_dist.controller.identity import IDENTITY_FILE, Identity, check_same_run, differences, identity_of
 from rlhf_dist.errors import UserError
 from rlhf_dist.types import Demonstrations
 
 ROOT = Path(__file__).resolve().parents[2]
-KINDS = {"ppo": PPOConfig, "sft": SFTConfig, "reward": RewardConfig, "dpo": DPOConfig}
+KINDS = {"ppo": PPOConfig, "sft": SFTConfig, "reward": RewardModelConfig, "dpo": DPOConfig}
 
 
 @dataclass(frozen=True)
@@ -152,12 +152,12 @@ def test_what_cannot_matter_is_not_kept() -> None:
 
 
 def test_a_new_key_matters_by_itself() -> None:
-    assert changes.shaping({"ppo.a_new_key": 1}) == {"ppo.a_new_key": 1}
+    assert diff.shaping({"ppo.a_new_key": 1}) == {"ppo.a_new_key": 1}
 
 
 def test_every_entry_of_the_list_is_a_key() -> None:
     keys = {name for kind in KINDS.values() for name in schema_keys(kind)}
-    for pattern in (*changes.FREE, *changes._LENGTH):
+    for pattern in (*diff.FREE, *diff._LENGTH):
         assert any(fnmatchcase(name, pattern) for name in keys), pattern
 
 

@@ -18,13 +18,13 @@ import pytest
 from rlhf_dist.config.load import load_config
 from rlhf_dist.config.schema import SFTConfig
 from rlhf_dist.controller.identity import Identity
-from rlhf_dist.controller.job import Desk, Job
 from rlhf_dist.controller.lock import LockLost
-from rlhf_dist.controller.loop import run_job
+from rlhf_dist.controller.loop import run_training
 from rlhf_dist.controller.metrics import MetricsWriter
 from rlhf_dist.controller.rundir import RunDir, read_jsonl
 from rlhf_dist.controller.start import claim_run
 from rlhf_dist.controller.trace import Timer
+from rlhf_dist.controller.trainer import RunContext, Trainer
 from rlhf_dist.errors import MemoryRanOut, RunError, StoppedByUser, UserError
 
 
@@ -52,7 +52,7 @@ class Counter:
         return write
 
 
-class Counting(Job):
+class Counting(Trainer):
     """Adds one a step; ``at`` is called with what happens and the step, and may raise."""
 
     def __init__(self, steps: int, at: Callable[[str, int], None], measure: Callable[[], float] | None) -> None:
@@ -113,8 +113,8 @@ class Stage:
             view = SimpleNamespace(note=self.events.append, start_clock=lambda: None, update=lambda *_: None)
             gauges = SimpleNamespace(write=lambda *_: None)
             placement = SimpleNamespace(run=self._calls)
-            desk = Desk(config.run, start, gauges, view, Timer(), self.stop, placement, 1.0, Identity({}, {}))  # type: ignore[arg-type]
-            return run_job(Counting(steps, self._at, self.evaluates), desk, lambda: self.now)
+            context = RunContext(config.run, start, gauges, view, Timer(), self.stop, placement, 1.0, Identity({}, {}))  # type: ignore[arg-type]
+            return run_training(Counting(steps, self._at, self.evaluates), context, lambda: self.now)
 
     def _calls(self, *calls: Callable[[], Any], timeout_s: float) -> list[Any]:
         if self.failing is not None and self.failing in calls[0].__qualname__:

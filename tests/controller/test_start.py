@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_dist.config.load import config_yaml, load_config
-from rlhf_dist.config.schema import RewardConfig, SFTConfig
+from rlhf_dist.config.schema import RewardModelConfig, SFTConfig
 from rlhf_dist.controller.rundir import RunDir
 from rlhf_dist.controller.start import Start, claim_run
 from rlhf_dist.durable import write_text_atomic
@@ -50,7 +50,7 @@ def refusal(run: RunDir, *settings: str, steps: int = 4) -> str:
 def ran(run: RunDir, *, steps: int, saved: tuple[int, ...] = (), ended: bool = False, other_job: bool = False) -> None:
     """Leaves what a run leaves that did ``steps`` and wrote checkpoints after those ``saved``."""
     mine = config(run)
-    theirs = RewardConfig(run=mine.run)
+    theirs = RewardModelConfig(run=mine.run)
     write_text_atomic(run.config, config_yaml(theirs if other_job else mine))
     run.logs.mkdir()
     run.metrics.write_text("".join(f'{{"step": {step}}}\n' for step in range(1, steps + 1)))

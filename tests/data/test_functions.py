@@ -28,9 +28,9 @@ def refusal(spec: str) -> str:
 
 
 def test_a_function_of_a_module_is_found() -> None:
-    from rlhf_dist.data.sampling import EpochSampler
+    from rlhf_dist.data.samplers import EpochSampler
 
-    assert load_function("rlhf_dist.data.sampling:EpochSampler") is EpochSampler
+    assert load_function("rlhf_dist.data.samplers:EpochSampler") is EpochSampler
 
 
 def test_a_function_of_a_file_is_found_from_the_current_directory(judge: Path, monkeypatch: pytest.MonkeyPatch) -> None:

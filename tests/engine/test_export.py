@@ -13,12 +13,12 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from rlhf_dist.__main__ import main
-from rlhf_dist.config.schema import LoraSettings, ModelConfig, OptimConfig, TrainedRole
+from rlhf_dist.config.schema import AdapterConfig, ModelConfig, OptimConfig, TrainedRoleConfig
 from rlhf_dist.controller.checkpoints import MANIFEST, write_manifest
 from rlhf_dist.device import CPU
 from rlhf_dist.engine.function_reward import FunctionScorer
 from rlhf_dist.engine.policy import ActorEngine
-from rlhf_dist.engine.scalar import RewardTrainerEngine
+from rlhf_dist.engine.scalar import TrainedRewardEngine
 from rlhf_dist.engine.text_reward import TextReward
 from tests.engine.test_zero import comparisons, sequences, text
 from tests.tiny import write_model
@@ -29,10 +29,10 @@ def trained(folder: Path, kind: str, lora: int = 0, **settings: Any) -> Any:
     if not (folder / "base").exists():
         write_model(folder / "base", tied=kind == "actor")
     fields = {"dtype": "float32", "path": str(folder / "base"), **settings}
-    config = TrainedRole(
-        model=ModelConfig(**fields), lora=LoraSettings(rank=lora), optim=OptimConfig(lr=1e-2), ema_decay=0.6
+    config = TrainedRoleConfig(
+        model=ModelConfig(**fields), lora=AdapterConfig(rank=lora), optim=OptimConfig(lr=1e-2), ema_decay=0.6
     )
-    engine: Any = ActorEngine(config, CPU, 1.0, 9) if kind == "actor" else RewardTrainerEngine(config, CPU, 9)
+    engine: Any = ActorEngine(config, CPU, 1.0, 9) if kind == "actor" else TrainedRewardEngine(config, CPU, 9)
     if kind == "actor":
         engine.fit(text(), None)
     else:

@@ -60,13 +60,13 @@ def work(
 ) -> None:
     """One rank: trains an actor, a critic and a reward model, and writes down what it saw."""
     from rlhf_dist.algo.losses import PolicyObjective
-    from rlhf_dist.config.schema import ModelConfig, OptimConfig, TrainedRole
+    from rlhf_dist.config.schema import ModelConfig, OptimConfig, TrainedRoleConfig
     from rlhf_dist.device import DEVICES
     from rlhf_dist.engine.policy import ActorEngine
-    from rlhf_dist.engine.scalar import CriticEngine, RewardTrainerEngine
+    from rlhf_dist.engine.scalar import CriticEngine, TrainedRewardEngine
 
     device = DEVICES[device_name]
-    role = TrainedRole(
+    role = TrainedRoleConfig(
         model=ModelConfig(path=f"{folder}/model", dtype=dtype),
         zero_stage=stage,
         micro_batch_tokens=budget,
@@ -77,7 +77,7 @@ def work(
     objective = PolicyObjective(0.2, 0.3, kl_coef=0.1, pretrain_coef=0.5)
     batch, plan = policy_batch(), [torch.tensor([0, 1, 2]), torch.tensor([4]), torch.tensor([3, 1, 4, 0, 2])]
     actor, critic = ActorEngine(role, device, 0.8, 10), CriticEngine(role, device, 10)
-    reward = RewardTrainerEngine(role, device, 10)
+    reward = TrainedRewardEngine(role, device, 10)
     if stage == 3 and dtype == "float32":  # weights that are float32 have no second copy as masters
         sharded = actor.runner.optimizer
         for flat, master in zip(

@@ -6,10 +6,10 @@ import gc
 
 import torch
 
-from rlhf_dist.config.schema import ModelConfig, TrainedRole
+from rlhf_dist.config.schema import ModelConfig, TrainedRoleConfig
 from rlhf_dist.device import DEVICES, Device
+from rlhf_dist.engine.offload import device_storages
 from rlhf_dist.engine.policy import ActorEngine
-from rlhf_dist.engine.residency import device_storages
 from tests.engine.test_zero import text
 
 
@@ -23,7 +23,7 @@ def work(rank: int, folder: str, stage: int, dtype: str, device_name: str) -> No
 def losses(device: Device, folder: str, stage: int, dtype: str, leaves: bool) -> list[float]:
     """Of three optimizer steps."""
     torch.manual_seed(0)
-    role = TrainedRole(model=ModelConfig(path=folder, dtype=dtype), zero_stage=stage, ema_decay=0.6)
+    role = TrainedRoleConfig(model=ModelConfig(path=folder, dtype=dtype), zero_stage=stage, ema_decay=0.6)
     role.optim.lr = 1e-3
     engine, seen = ActorEngine(role, device, 1.0, 10), []
     for number in range(3):

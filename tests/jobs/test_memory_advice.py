@@ -8,7 +8,7 @@ import pytest
 from transformers import LlamaConfig
 
 from rlhf_dist.config.resolve import resolve_ppo
-from rlhf_dist.config.schema import PPOConfig, RewardRole
+from rlhf_dist.config.schema import PPOConfig, RewardSourceConfig
 from rlhf_dist.device import CPU
 from rlhf_dist.errors import MemoryRanOut, RunError, UserError
 from rlhf_dist.jobs.memory_advice import memory_advice
@@ -32,7 +32,7 @@ def job(tmp_path: Path) -> PPOConfig:
     config = PPOConfig()
     config.run.name, config.data.path = "job", "prompts.jsonl"
     config.actor.model.path = config.reward.model.path = str(tmp_path / "model")
-    config.rewards["polite"] = RewardRole(weight=1.0)
+    config.rewards["polite"] = RewardSourceConfig(weight=1.0)
     config.rewards["polite"].model.path = str(tmp_path / "model")
     config.actor.micro_batch_tokens = 2**16
     config.data.eval_count = config.ppo.prompts_per_step = 512

@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from rlhf_dist.config.schema import LoraSettings, ModelConfig
+from rlhf_dist.config.schema import AdapterConfig, ModelConfig
 from rlhf_dist.device import CPU
 from rlhf_dist.errors import UserError
 from rlhf_dist.models.language import PolicyModel, load_policy, load_scalar
@@ -18,7 +18,7 @@ from rlhf_dist.models.lora import without_adapter
 from rlhf_dist.weights.source import ZeroWeightSource, gathered_adapter
 from tests.tiny import VOCABULARY, write_model
 
-LORA = LoraSettings(rank=4, alpha=8)
+LORA = AdapterConfig(rank=4, alpha=8)
 PROMPTS, RESPONSES = torch.tensor([2, 4]), torch.tensor([5, 3])
 LENGTHS = PROMPTS + RESPONSES
 TOKENS = torch.randint(3, VOCABULARY, (int(LENGTHS.sum()),), generator=torch.Generator().manual_seed(1))
@@ -122,4 +122,4 @@ def test_a_scalar_models_head_learns_beside_the_adapter(path: Path) -> None:
 
 def test_a_layer_that_is_not_there_is_named(path: Path) -> None:
     with pytest.raises(UserError, match=r"no linear layer q_prj \(did you mean q_proj"):
-        load_policy(ModelConfig(path=str(path)), CPU, LoraSettings(rank=2, targets="q_prj"))
+        load_policy(ModelConfig(path=str(path)), CPU, AdapterConfig(rank=2, targets="q_prj"))

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_dist.config.schema import ModelConfig, TrainedRole
+from rlhf_dist.config.schema import ModelConfig, TrainedRoleConfig
 from rlhf_dist.device import CPU
+from rlhf_dist.plan.extent import Reach
 from rlhf_dist.plan.process import TRAINER_BYTES
-from rlhf_dist.plan.reach import Reach
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS, LENGTH, WORKERS = 16, 128, 2
 
 
-def role_of(model: str) -> TrainedRole:
-    return TrainedRole(num_workers=WORKERS, zero_stage=3, model=ModelConfig(path=model, dtype="float32"))
+def role_of(model: str) -> TrainedRoleConfig:
+    return TrainedRoleConfig(num_workers=WORKERS, zero_stage=3, model=ModelConfig(path=model, dtype="float32"))
 
 
 def work(folder: str, rank: int, port: int) -> None:
@@ -33,7 +33,7 @@ def work(folder: str, rank: int, port: int) -> None:
 
     from rlhf_dist.engine.policy import ActorEngine
     from rlhf_dist.engine.zero_settings import initialize_deepspeed  # noqa: F401
-    from rlhf_dist.memory import pss_bytes, release_freed
+    from rlhf_dist.process_memory import pss_bytes, release_freed
     from rlhf_dist.types import Demonstrations
 
     os.environ.update(
@@ -73,7 +73,7 @@ def test_a_worker_takes_what_the_plan_says(tmp_path: Path) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from rlhf_dist.plan.facts import policy_facts
-    from rlhf_dist.plan.memory import trained_footprint
+    from rlhf_dist.plan.footprint import trained_footprint
 
     shape = {"vocab_size": 49152, "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 6}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2}

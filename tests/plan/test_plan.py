@@ -8,18 +8,18 @@ import pytest
 import torch
 
 from rlhf_dist.config.resolve import resolve_ppo
-from rlhf_dist.config.schema import LoraSettings, ModelConfig, PPOConfig, TrainedRole
+from rlhf_dist.config.schema import AdapterConfig, ModelConfig, PPOConfig, TrainedRoleConfig
 from rlhf_dist.device import CPU, CUDA
 from rlhf_dist.errors import ClusterError, UserError
 from rlhf_dist.plan.batches import ppo_batches
 from rlhf_dist.plan.check import make_plan
 from rlhf_dist.plan.cost import Speeds, step_seconds
+from rlhf_dist.plan.extent import Reach
 from rlhf_dist.plan.facts import policy_facts, scalar_facts
+from rlhf_dist.plan.footprint import concurrent_sequences, trained_footprint
 from rlhf_dist.plan.job import load_job
 from rlhf_dist.plan.loads import GIB, Hardware
-from rlhf_dist.plan.memory import concurrent_sequences, trained_footprint
-from rlhf_dist.plan.reach import Reach
-from rlhf_dist.plan.suggest import suggest_plans
+from rlhf_dist.plan.remedies import suggest_plans
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -61,7 +61,7 @@ def test_an_8b_llama_has_the_parameters_and_the_cache_that_its_makers_state(llam
     assert facts.kv_per_token * 2 == 131_072  # bytes in bfloat16: 2 x 32 layers x 8 heads x 128
     scalar = scalar_facts(ModelConfig(path=llama_8b), torch.bfloat16)
     assert scalar.parameters == 8_030_261_248 - 128256 * 4096 + 4096  # the head has one row
-    adapter = policy_facts(ModelConfig(path=llama_8b), torch.bfloat16, LoraSettings(rank=16))
+    adapter = policy_facts(ModelConfig(path=llama_8b), torch.bfloat16, AdapterConfig(rank=16))
     assert adapter.learning == 41_943_040  # rank 16 on all seven linear layers of a block
 
 
@@ -94,7 +94,7 @@ def test_zero_divides_what_it_says_it_divides(llama_8b: str) -> None:
     whole = 8_030_261_248
 
     def of(stage: int, workers: int) -> tuple[int, int, int]:
-        role = TrainedRole(zero_stage=stage, num_workers=workers)
+        role = TrainedRoleConfig(zero_stage=stage, num_workers=workers)
         made = trained_footprint(facts, role, Reach(2048), CUDA)
         return made.weights, made.gradients, made.optimizer
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_dist.config.placement import port_range, shared_groups
+from rlhf_dist.config.parsing import port_range, shared_groups
 from rlhf_dist.config.resolve import resolve_ppo
-from rlhf_dist.config.schema import PPOConfig, RewardRole
+from rlhf_dist.config.schema import PPOConfig, RewardSourceConfig
 from rlhf_dist.device import CPU, CUDA, NPU
 from rlhf_dist.errors import UserError
 from rlhf_dist.plan.pools import PPO_ROLES, Pool, RoleResources, pools, ppo_pools
@@ -34,7 +34,7 @@ def test_separate_gives_every_role_a_pool_of_its_own() -> None:
 
 def test_colocated_puts_all_roles_with_a_model_on_the_same_devices() -> None:
     made = config(placement="colocated", actor__num_workers=4, rollout__num_engines=2, rollout__tensor_parallel=2)
-    made.rewards["polite"] = RewardRole(function="x:y")
+    made.rewards["polite"] = RewardSourceConfig(function="x:y")
     together, alone = sorted(ppo_pools(made, CUDA), key=lambda pool: -len(pool.roles))
     assert together.name == "actor+critic+reward+reference+rollout"
     assert (together.bundles, together.width, together.devices) == (2, 2, 4)

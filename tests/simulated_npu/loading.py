@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from rlhf_dist.config.schema import FrozenRole, ModelConfig, TrainedRole
+from rlhf_dist.config.schema import FrozenRoleConfig, ModelConfig, TrainedRoleConfig
 from rlhf_dist.device import NPU
 from rlhf_dist.engine.zero import ZeroRunner, ZeroTrainer
 from rlhf_dist.models.language import PolicyModel
@@ -36,7 +36,7 @@ def main(rank: int, port: int) -> None:
     for dtype in ("float32", "bfloat16"):
         model = policy(NPU.dtype(dtype))
         sizes = [parameter.nbytes for parameter in model.parameters()]
-        role = FrozenRole(zero_stage=3, num_workers=2, model=ModelConfig(path="", dtype=dtype))
+        role = FrozenRoleConfig(zero_stage=3, num_workers=2, model=ModelConfig(path="", dtype=dtype))
         torch.npu.reset_peak_memory_stats()
         before = torch.npu.memory_allocated()
         frozen = ZeroRunner(model, NPU, role)
@@ -48,7 +48,7 @@ def main(rank: int, port: int) -> None:
         del frozen, model
     model = policy(torch.float32)
     sizes = [parameter.nbytes for parameter in model.parameters()]
-    learner = replace(TrainedRole(zero_stage=3), num_workers=2, model=ModelConfig(path="", dtype="float32"))
+    learner = replace(TrainedRoleConfig(zero_stage=3), num_workers=2, model=ModelConfig(path="", dtype="float32"))
     torch.npu.reset_peak_memory_stats()
     before = torch.npu.memory_allocated()
     trained = ZeroTrainer(model, NPU, learner, 1)

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from transformers import AutoModelForCausalLM
 
-from rlhf_dist.config.schema import ModelConfig, TrainedRole
+from rlhf_dist.config.schema import ModelConfig, TrainedRoleConfig
 from rlhf_dist.device import CPU, NPU
 from rlhf_dist.engine.policy import ActorEngine
 from rlhf_dist.models.layout import lay_out, resolve_layout
@@ -166,7 +166,7 @@ DEMONSTRATIONS = Demonstrations(
 
 
 def learner(folder, stage, dtype):
-    role = TrainedRole(zero_stage=stage, ema_decay=0.9)
+    role = TrainedRoleConfig(zero_stage=stage, ema_decay=0.9)
     role.model = ModelConfig(path=str(folder), dtype=dtype)
     role.optim.lr = 1e-3
     return ActorEngine(role, NPU, 1.0, 10)

@@ -6,7 +6,7 @@ import threading
 import time
 from pathlib import Path
 
-from rlhf_dist.cluster.sharing import _checksum, problems_here
+from rlhf_dist.cluster.shared_folder import _checksum, problems_here
 
 TOKEN = "8a1f"
 

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from rlhf_dist.device import CPU
-from rlhf_dist.memory import pss_bytes
+from rlhf_dist.process_memory import pss_bytes
 
 MIB = 2**20
 
@@ -68,7 +68,7 @@ _KEEPER = """
 import os
 from types import SimpleNamespace
 from rlhf_dist.cluster.worker import Worker
-from rlhf_dist.memory import pss_bytes
+from rlhf_dist.process_memory import pss_bytes
 
 class Engine:
     def work(self):

@@ -12,7 +12,7 @@ from rlhf_dist.config.load import load_config
 from rlhf_dist.config.schema import PPOConfig
 from rlhf_dist.device import CPU
 from rlhf_dist.errors import UserError
-from rlhf_dist.jobs.room import check_room
+from rlhf_dist.jobs.disk_space import check_room
 from tests.tiny import write_model
 
 Usage = namedtuple("Usage", "total used free")

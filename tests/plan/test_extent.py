@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from rlhf_dist.config.resolve import unsharded_alone
-from rlhf_dist.config.schema import PPOConfig, SFTConfig, TrainedRole
+from rlhf_dist.config.schema import PPOConfig, SFTConfig, TrainedRoleConfig
 from rlhf_dist.device import CPU, CUDA
 from rlhf_dist.jobs.ppo import _with_reachable_cache
 from rlhf_dist.plan.check import make_plan
+from rlhf_dist.plan.extent import Reach, reach_of
 from rlhf_dist.plan.job import load_job
 from rlhf_dist.plan.loads import Hardware
 from rlhf_dist.plan.process import DRIVER_BYTES, ENGINE_BYTES, RAY_BYTES, TEXT_REWARD_BYTES, TRAINER_BYTES, ZERO_BYTES
-from rlhf_dist.plan.reach import Reach, reach_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
     ],
 )
 def test_a_micro_batch_is_no_larger_than_the_batch(settings: dict[str, int], rows: int | None, tokens: int) -> None:
-    assert Reach(96).tokens(TrainedRole(**settings), rows) == tokens
+    assert Reach(96).tokens(TrainedRoleConfig(**settings), rows) == tokens
 
 
 def ppo(**settings: int) -> PPOConfig:
@@ -64,7 +64,7 @@ def test_an_engines_cache_is_no_larger_than_its_sequences_can_fill() -> None:
 
 def test_only_float32_weights_of_a_single_worker_are_left_unsharded() -> None:
     def stage(**settings: object) -> int:
-        role = TrainedRole(zero_stage=3)
+        role = TrainedRoleConfig(zero_stage=3)
         role.num_workers = int(settings.get("workers", 1))  # type: ignore[call-overload]
         role.model.dtype = str(settings.get("dtype", "auto"))
         changed = unsharded_alone(role, CUDA if settings.get("accelerator") else CPU)

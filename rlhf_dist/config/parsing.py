@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import yaml
 
-from rlhf_dist.config.suggest import suggest
+from rlhf_dist.config.did_you_mean import suggest
 from rlhf_dist.errors import UserError
 
 SEPARATE, COLOCATED = "separate", "colocated"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
-from rlhf_dist.config.schema import DPOConfig, ModelRole, PPOConfig, RewardConfig, RolloutConfig, SFTConfig
+from rlhf_dist.config.schema import DPOConfig, ModelRoleConfig, PPOConfig, RewardModelConfig, RolloutConfig, SFTConfig
 from rlhf_dist.plan.batches import ppo_batches
 
 # A cache that is full to its last block makes an engine wait; the first block is one that vLLM keeps for itself.
@@ -36,7 +36,7 @@ class Reach:
         """Tokens of a sequence that the policy's head predicts at most."""
         return self.longest if self.answer is None else self.answer
 
-    def tokens(self, role: ModelRole, rows: int | None) -> int:
+    def tokens(self, role: ModelRoleConfig, rows: int | None) -> int:
         """Tokens of the largest micro-batch of a role, if all of ``rows`` sequences are of full length.
 
         Args:
@@ -55,7 +55,7 @@ class Reach:
         return max(int(needed * _SPARE), _LEAST_CACHE)
 
 
-def reach_of(config: PPOConfig | DPOConfig | SFTConfig | RewardConfig) -> Reach:
+def reach_of(config: PPOConfig | DPOConfig | SFTConfig | RewardModelConfig) -> Reach:
     """The largest batches of a resolved configuration."""
     if isinstance(config, PPOConfig):
         batches = ppo_batches(config)

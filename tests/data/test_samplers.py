@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf_dist.data.sampling import EpochSampler
+from rlhf_dist.data.samplers import EpochSampler
 
 quick = settings(deadline=None, max_examples=50)  # a shared machine may be slow at any moment
 sizes = st.integers(1, 40)

@@ -14,9 +14,9 @@ from rlhf_dist.errors import UserError
 from rlhf_dist.plan.changes import set_key
 from rlhf_dist.plan.check import Plan, make_plan
 from rlhf_dist.plan.cost import Speeds, step_seconds
+from rlhf_dist.plan.extent import reach_of
 from rlhf_dist.plan.job import job_models
 from rlhf_dist.plan.loads import Hardware
-from rlhf_dist.plan.reach import reach_of
 
 # Placements with the groups of roles whose numbers of devices are chosen together.
 _PLACEMENTS = {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_dist.chatter import tail
+from rlhf_dist.process_output import tail
 
 _TALK = """
 def talk():
@@ -23,7 +23,7 @@ _SAYINGS = ("from print", "from logging", "from warnings", "from C", "from a chi
 
 
 def _run(body: str, log: Path) -> subprocess.CompletedProcess[str]:
-    head = "import logging, os, sys, warnings\nfrom pathlib import Path\nfrom rlhf_dist.chatter import *\n"
+    head = "import logging, os, sys, warnings\nfrom pathlib import Path\nfrom rlhf_dist.process_output import *\n"
     code = head + f"log = Path({str(log)!r})\n" + _TALK + textwrap.dedent(body)
     root = Path(__file__).resolve().parents[1]
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, timeout=60)
@@ -34,7 +34,7 @@ def test_chatter_goes_to_the_log_and_the_view_to_the_terminal(tmp_path: Path) ->
     done = _run(
         """
         print("before")
-        with redirect_chatter(log) as terminal:
+        with redirect_output(log) as terminal:
             talk()
             terminal.write("the view\\n")
         print("after")
@@ -51,7 +51,7 @@ def test_the_terminal_is_back_after_an_error(tmp_path: Path) -> None:
     done = _run(
         """
         try:
-            with redirect_chatter(log):
+            with redirect_output(log):
                 raise KeyboardInterrupt
         except KeyboardInterrupt:
             print("stopped")
@@ -92,13 +92,13 @@ def test_the_tail_of_a_log_that_was_never_written_is_empty(tmp_path: Path) -> No
 _HANG_UP = """
 import os, pty, sys
 from pathlib import Path
-from rlhf_dist.chatter import redirect_chatter
+from rlhf_dist.process_output import redirect_output
 
 master, slave = pty.openpty() if sys.argv[2] == "terminal" else os.pipe()
 for number in (1, 2):
     os.dup2(slave, number)
 os.close(slave)
-with redirect_chatter(Path(sys.argv[1])) as terminal:
+with redirect_output(Path(sys.argv[1])) as terminal:
     print("seen", file=terminal, flush=True)
     os.close(master)  # now 1 and 2 lead nowhere
     print("unseen" * 10_000, file=terminal, flush=True)

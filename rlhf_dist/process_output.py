@@ -48,7 +48,7 @@ def _is_gone(descriptor: int) -> bool:
 
 
 @contextmanager
-def redirect_chatter(path: Path) -> Iterator[TextIO]:
+def redirect_output(path: Path) -> Iterator[TextIO]:
     """Sends all that this process writes to stdout and stderr into ``path`` (appended) until the block ends.
 
     Where the terminal has been closed meanwhile, the output stays in the log.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Desk:
+class RunContext:
     """What a job and its loop write to, and whom they ask to run calls."""
 
     config: RunConfig
@@ -63,7 +63,7 @@ def writing(path: Path) -> Iterator[None]:
         raise RunError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
-class Job(ABC):
+class Trainer(ABC):
     """What the loop runs: PPO, SFT, reward-model training, DPO.
 
     Attributes:

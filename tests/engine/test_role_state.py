@@ -14,13 +14,13 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from rlhf_dist.config.schema import LoraSettings, ModelConfig, OptimConfig, TrainedRole
+from rlhf_dist.config.schema import AdapterConfig, ModelConfig, OptimConfig, TrainedRoleConfig
 from rlhf_dist.device import CPU
-from rlhf_dist.engine.checkpoint import AVERAGE, MOMENTS, STEP, WEIGHTS, RoleState
 from rlhf_dist.engine.fragments import Fragments
 from rlhf_dist.engine.policy import ActorEngine
 from rlhf_dist.engine.random_state import mixed_seed
-from rlhf_dist.engine.scalar import CriticEngine, RewardTrainerEngine
+from rlhf_dist.engine.role_state import AVERAGE, MOMENTS, STEP, WEIGHTS, RoleState
+from rlhf_dist.engine.scalar import CriticEngine, TrainedRewardEngine
 from rlhf_dist.errors import UserError
 from rlhf_dist.types import Demonstrations
 from tests.engine.test_zero import comparisons, value_batch
@@ -43,14 +43,14 @@ def text() -> Demonstrations:
     return Demonstrations(tokens, lengths * 0 + 1, lengths - 1)
 
 
-def role(folder: Path, stage: int, dtype: str, rank: int = 2) -> TrainedRole:
+def role(folder: Path, stage: int, dtype: str, rank: int = 2) -> TrainedRoleConfig:
     """A role whose adapter (none with rank 0) drops half of its input."""
-    return TrainedRole(
+    return TrainedRoleConfig(
         model=ModelConfig(path=str(folder / "model"), dtype=dtype),
         zero_stage=stage,
         micro_batch_tokens=20,
         optim=OptimConfig(lr=1e-2, warmup_steps=5, schedule="cosine", weight_decay=0.1),
-        lora=LoraSettings(rank=rank, dropout=0.5),
+        lora=AdapterConfig(rank=rank, dropout=0.5),
         ema_decay=0.6,
     )
 
@@ -59,12 +59,12 @@ def learn(engine: Any, steps: int) -> list[float]:
     """The losses of so many steps."""
     if isinstance(engine, CriticEngine):
         return [engine.train(value_batch(), [torch.arange(5)], 0.2).loss for _ in range(steps)]
-    if isinstance(engine, RewardTrainerEngine):
+    if isinstance(engine, TrainedRewardEngine):
         return [engine.fit(comparisons()).loss for _ in range(steps)]
     return [engine.fit(text(), None).loss for _ in range(steps)]
 
 
-def make(kind: str, config: TrainedRole) -> Any:
+def make(kind: str, config: TrainedRoleConfig) -> Any:
     return ActorEngine(config, CPU, 1.0, 20) if kind == "actor" else CriticEngine(config, CPU, 20)
 
 
@@ -191,7 +191,7 @@ def small(alone: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def refusal(folder: Path, config: TrainedRole, kind: str = "actor") -> str:
+def refusal(folder: Path, config: TrainedRoleConfig, kind: str = "actor") -> str:
     """What is said where a checkpoint cannot be taken up; nothing has changed then."""
     engine = make(kind, config)
     before = [parameter.detach().clone() for parameter in engine.runner.model.parameters()]
@@ -219,8 +219,8 @@ def test_the_fused_optimizer_learns_the_same_and_goes_on(alone: None, tmp_path: 
 
 def test_what_is_of_another_model_is_named(small: Path, tmp_path: Path) -> None:
     mine = role(small, 0, "float32")
-    assert "lora.rank=2, and now it is 4" in refusal(small, replace(mine, lora=LoraSettings(rank=4, dropout=0.5)))
-    assert "lora.rank=2, and now it is 0" in refusal(small, replace(mine, lora=LoraSettings()))
+    assert "lora.rank=2, and now it is 4" in refusal(small, replace(mine, lora=AdapterConfig(rank=4, dropout=0.5)))
+    assert "lora.rank=2, and now it is 0" in refusal(small, replace(mine, lora=AdapterConfig()))
     assert "AutoModelForCausalLM, this role has an AutoModelForSequenceClassification" in refusal(small, mine, "critic")
     write_model(tmp_path / "model", seed=5)
     text = refusal(small, replace(mine, model=ModelConfig(path=str(tmp_path / "model"), dtype="float32")))

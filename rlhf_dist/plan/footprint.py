@@ -10,12 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
-from rlhf_dist.config.schema import FrozenRole, ModelRole, RolloutConfig, TrainedRole
+from rlhf_dist.config.schema import FrozenRoleConfig, ModelRoleConfig, RolloutConfig, TrainedRoleConfig
 from rlhf_dist.device import Device
 from rlhf_dist.models.heads import CHUNK_ROWS
+from rlhf_dist.plan.extent import Reach
 from rlhf_dist.plan.facts import ModelFacts
 from rlhf_dist.plan.process import ENGINE_BYTES, FRAGMENTATION, TRAINER_BYTES, ZERO_BYTES, zero_bucket, zero_sub_group
-from rlhf_dist.plan.reach import Reach
 from rlhf_dist.plan.share import memory_share
 
 _FLOAT32 = 4
@@ -76,7 +76,7 @@ class Footprint:
         return self.state
 
 
-def trained_footprint(facts: ModelFacts, role: TrainedRole, reach: Reach, device: Device) -> Footprint:
+def trained_footprint(facts: ModelFacts, role: TrainedRoleConfig, reach: Reach, device: Device) -> Footprint:
     """A worker of a role that learns.
 
     Args:
@@ -113,7 +113,7 @@ def trained_footprint(facts: ModelFacts, role: TrainedRole, reach: Reach, device
     )
 
 
-def frozen_footprint(facts: ModelFacts, role: FrozenRole, reach: Reach, device: Device) -> Footprint:
+def frozen_footprint(facts: ModelFacts, role: FrozenRoleConfig, reach: Reach, device: Device) -> Footprint:
     """A worker of a role that only runs forward."""
     weights = facts.parameters * facts.itemsize // (role.num_workers if role.zero_stage == 3 else 1)
     tokens = reach.tokens(role, reach.scored)
@@ -193,14 +193,14 @@ def concurrent_sequences(facts: ModelFacts, rollout: RolloutConfig, cache: int) 
     return min(cache // max(cache_bytes_per_token(facts, rollout.tensor_parallel) * blocks, 1), rollout.max_batch)
 
 
-def _loading_bytes(facts: ModelFacts, role: ModelRole) -> int:
+def _loading_bytes(facts: ModelFacts, role: ModelRoleConfig) -> int:
     """Stage 3 shards one parameter after the other while it loads."""
     if role.zero_stage == 3:
         return facts.parameters * facts.itemsize // role.num_workers + facts.largest_parameter * facts.itemsize
     return facts.parameters * facts.itemsize
 
 
-def _step_bytes(facts: ModelFacts, role: TrainedRole, device: Device, learning: int) -> int:
+def _step_bytes(facts: ModelFacts, role: TrainedRoleConfig, device: Device, learning: int) -> int:
     """What AdamW needs while it updates, beside what stays: a copy of the gradients where ZeRO flattens them."""
     if role.zero_stage == 0 and facts.itemsize == _FLOAT32:
         return 0
@@ -209,7 +209,7 @@ def _step_bytes(facts: ModelFacts, role: TrainedRole, device: Device, learning: 
     return learning * _FLOAT32
 
 
-def _process_bytes(facts: ModelFacts, role: ModelRole, device: Device) -> int:
+def _process_bytes(facts: ModelFacts, role: ModelRoleConfig, device: Device) -> int:
     if device.is_accelerator:
         return 0
     plain = role.zero_stage == 0 and facts.itemsize == _FLOAT32
@@ -221,7 +221,7 @@ def _fragmentation(device: Device, working: int) -> int:
     return 0 if device.is_accelerator else int(working * FRAGMENTATION)
 
 
-def _zero_buffers(facts: ModelFacts, role: ModelRole, device: Device, training: bool) -> int:
+def _zero_buffers(facts: ModelFacts, role: ModelRoleConfig, device: Device, training: bool) -> int:
     bucket = min(facts.learning, zero_bucket(device))
     if role.zero_stage == 3:
         gathered = min(facts.parameters, max(_LIVE_PARAMETERS, 2 * facts.largest))
@@ -233,7 +233,7 @@ def _zero_buffers(facts: ModelFacts, role: ModelRole, device: Device, training: 
     return bucket * facts.itemsize * (2 if device.is_accelerator else 1)  # one fills while the other is reduced
 
 
-def _training_activations(facts: ModelFacts, role: TrainedRole, reach: Reach) -> int:
+def _training_activations(facts: ModelFacts, role: TrainedRoleConfig, reach: Reach) -> int:
     learned, scored = reach.tokens(role, reach.learned), reach.tokens(role, reach.scored)
     if role.model.gradient_checkpointing:
         one_layer = facts.kept_per_token / max(facts.layers, 1)

@@ -11,12 +11,12 @@ from torch import Tensor
 from rlhf_dist.algo.rewards import sequence_sums
 from rlhf_dist.algo.text import distinct_n
 from rlhf_dist.config.schema import PPOConfig
-from rlhf_dist.controller.job import Desk, Job
 from rlhf_dist.controller.parity import check_parity
 from rlhf_dist.controller.ppo import PPO, StepResult
+from rlhf_dist.controller.trainer import RunContext, Trainer
 from rlhf_dist.data.pretraining import TextSampler
 from rlhf_dist.data.prompts import PromptSet
-from rlhf_dist.data.sampling import EpochSampler
+from rlhf_dist.data.samplers import EpochSampler
 from rlhf_dist.engine.text_reward import TextScorer, check_scores
 from rlhf_dist.types import Demonstrations, Prompts, Sequences
 
@@ -49,18 +49,18 @@ class PPOData:
     judge: TextScorer | None
 
 
-class PPOJob(Job):
+class PPOTrainer(Trainer):
     """One PPO run, as the loop runs it.
 
     Args:
         config: the run's.
         ppo: the algorithm.
         data: prompts, tokenizer, judge.
-        desk: where results go.
+        context: where results go.
     """
 
-    def __init__(self, config: PPOConfig, ppo: PPO, data: PPOData, desk: Desk) -> None:
-        self.config, self.ppo, self.data, self.desk = config, ppo, data, desk
+    def __init__(self, config: PPOConfig, ppo: PPO, data: PPOData, context: RunContext) -> None:
+        self.config, self.ppo, self.data, self.context = config, ppo, data, context
         self.total_steps = config.ppo.steps
         self.trained = {"actor": ppo.roles.actor} | ({} if ppo.roles.critic is None else {"critic": ppo.roles.critic})
         self.result, self.tokenizer_path = ppo.roles.actor, data.tokenizer_path
@@ -100,11 +100,11 @@ class PPOJob(Job):
 
     def evaluate(self, number: int) -> dict[str, float | None]:
         """Samples the held-out prompts, always with the same random numbers, and scores the samples."""
-        with self.desk.timer("held-out"):
+        with self.context.timer("held-out"):
             rows = torch.arange(len(self.data.held_out))
             sequences = self.ppo.generate(self.data.held_out.select(rows, first_id=EVALUATION_IDS))
             roles = self.ppo.roles
-            logprobs, reference, *scored = self.desk.run(
+            logprobs, reference, *scored = self.context.run(
                 roles.actor.logprobs(sequences),
                 roles.reference.logprobs(sequences),
                 *(source.role.scores(sequences) for source in roles.rewards),
@@ -115,7 +115,7 @@ class PPOJob(Job):
         kl = sequence_sums((logprobs - reference) * sequences.loss_mask, sequences.response_lengths)
         prompts, responses, judged = self._texts(sequences)
         count = max(self.config.run.samples_count, 1)
-        self.desk.write_samples(_sample_rows(number, sequences, (prompts, responses), scores, kl, judged)[:count])
+        self.context.write_samples(_sample_rows(number, sequences, (prompts, responses), scores, kl, judged)[:count])
         return {
             "score_mean": float(scores.mean()),
             "judge_mean": sum(judged) / len(judged) if judged else None,
@@ -129,7 +129,7 @@ class PPOJob(Job):
         if text is None:
             return None
         actor = self.ppo.roles.actor
-        return float(self.desk.run(actor.token_losses(text))[0].mean())
+        return float(self.context.run(actor.token_losses(text))[0].mean())
 
     def _texts(self, sequences: Sequences) -> tuple[list[str], list[str], list[float] | None]:
         decode = self.data.tokenizer.batch_decode
@@ -145,7 +145,9 @@ class PPOJob(Job):
         shown = experience.select(rows)
         prompts, responses, judged = self._texts(shown.sequences)
         kl = sequence_sums(result.kl, experience.response_lengths)
-        self.desk.write_samples(_sample_rows(number, shown.sequences, (prompts, responses), shown.scores, kl, judged))
+        self.context.write_samples(
+            _sample_rows(number, shown.sequences, (prompts, responses), shown.scores, kl, judged)
+        )
 
 
 def _sample_rows(

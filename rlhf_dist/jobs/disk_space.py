@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf_dist.config.resolve import is_given
-from rlhf_dist.config.schema import TrainedRole
+from rlhf_dist.config.schema import TrainedRoleConfig
 from rlhf_dist.errors import UserError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def _need(config: JobConfig, device: Device) -> Need | None:
     """About; None where a model is not on this disk, so that its size is not known."""
     from rlhf_dist.plan.job import model_sections
 
-    learning = {name: role for name, (_, role) in model_sections(config).items() if isinstance(role, TrainedRole)}
+    learning = {name: role for name, (_, role) in model_sections(config).items() if isinstance(role, TrainedRoleConfig)}
     counts = {name: _parameters(role) for name, role in learning.items()}
     known = {name: count for name, count in counts.items() if count is not None}
     if len(known) < len(counts):
@@ -71,7 +71,7 @@ def _need(config: JobConfig, device: Device) -> Need | None:
     return _sum(learning, known, device)
 
 
-def _sum(roles: Mapping[str, TrainedRole], counts: Mapping[str, int], device: Device) -> Need:
+def _sum(roles: Mapping[str, TrainedRoleConfig], counts: Mapping[str, int], device: Device) -> Need:
     result = "reward" if "reward" in roles else "actor"
     copies = 2 if roles[result].ema_decay else 1
     model = copies * counts[result] * device.dtype(roles[result].model.dtype).itemsize
@@ -82,7 +82,7 @@ def _sum(roles: Mapping[str, TrainedRole], counts: Mapping[str, int], device: De
     return Need(model, checkpoint)
 
 
-def _parameters(role: TrainedRole) -> int | None:
+def _parameters(role: TrainedRoleConfig) -> int | None:
     """Of the model of ``role``, read off its files' headers; None where they are not on this disk."""
     from safetensors import SafetensorError
 

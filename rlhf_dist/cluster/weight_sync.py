@@ -5,7 +5,7 @@ from __future__ import annotations
 from rlhf_dist.cluster.calls import Call, run_calls, same_args
 from rlhf_dist.cluster.placement import Placement
 from rlhf_dist.cluster.roles import Actor, Rollout
-from rlhf_dist.config.placement import port_range
+from rlhf_dist.config.parsing import port_range
 from rlhf_dist.config.schema import ClusterConfig, WeightsConfig
 from rlhf_dist.errors import UserError
 from rlhf_dist.weights.groups import TransferPlan

@@ -16,7 +16,7 @@ import psutil
 import ray
 from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_list, _internal_kv_put
 
-from rlhf_dist.memory import pss_bytes
+from rlhf_dist.process_memory import pss_bytes
 
 _STORE = b"rlhf_dist_memory"
 _VMSTAT = Path("/proc/vmstat")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from rlhf_dist.config.schema import LoraSettings
+from rlhf_dist.config.schema import AdapterConfig
 from rlhf_dist.engine.export import save_description
 from rlhf_dist.engine.fragments import Fragments, write_fragments
 from rlhf_dist.engine.random_state import load_random_state, save_random_state
@@ -61,7 +61,7 @@ class RoleState:
     path: str
     fingerprint: str | None
     trust_remote_code: bool
-    lora: LoraSettings
+    lora: AdapterConfig
     score_bias: float
     parameters: dict[str, tuple[list[int], str]]
     has_average: bool
@@ -81,7 +81,7 @@ class RoleState:
             fields = json.loads((folder / STATE).read_text(encoding="utf-8"))
             if fields["format"] != FORMAT:
                 raise UserError(f"{folder} has format {fields['format']}, this version reads format {FORMAT}")
-            return cls(**{**fields, "lora": LoraSettings(**fields["lora"])})
+            return cls(**{**fields, "lora": AdapterConfig(**fields["lora"])})
         except FileNotFoundError as error:
             raise UserError(
                 f"{folder} is no role's part of a checkpoint, or one of an older version: it has no {STATE}"
@@ -100,7 +100,7 @@ def state_of(trainer: ZeroTrainer) -> RoleState:
         path=str(Path(role.model.path).absolute()) if Path(role.model.path).is_dir() else role.model.path,
         fingerprint=fingerprint(role.model.path, model.pretrained.config) if frozen else None,
         trust_remote_code=role.model.trust_remote_code,
-        lora=LoraSettings(**asdict(role.lora)),
+        lora=AdapterConfig(**asdict(role.lora)),
         score_bias=model.bias if isinstance(model, ScalarModel) else 0.0,
         parameters={
             name: (list(full_shape(parameter)), str(parameter.dtype).removeprefix("torch."))
