@@ -98,9 +98,9 @@ class Actor(LogprobsRole, TrainedModel):
         """One optimizer step of SFT."""
         return self._everyone("fit", batch, pretrain)
 
-    def prefer(self, batch: PreferenceBatch, beta: float, label_smoothing: float) -> Call[PreferenceStats]:
+    def dpo_step(self, batch: PreferenceBatch, beta: float, label_smoothing: float) -> Call[PreferenceStats]:
         """One optimizer step of DPO."""
-        return self._everyone("prefer", batch, beta, label_smoothing)
+        return self._everyone("dpo_step", batch, beta, label_smoothing)
 
     def token_losses(self, batch: Demonstrations) -> Call[Tensor]:
         """``[R]`` float32, nats, cross-entropy of the response tokens."""

@@ -40,7 +40,7 @@ class DPOTrainer(Trainer):
         with self.context.timer("train"):
             dpo = self.config.dpo
             (stats,) = self.context.run(
-                self.actor.prefer(PreferenceBatch(batch, reference), dpo.beta, dpo.label_smoothing)
+                self.actor.dpo_step(PreferenceBatch(batch, reference), dpo.beta, dpo.label_smoothing)
             )
         return {
             "loss/dpo": stats.loss,

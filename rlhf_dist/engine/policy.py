@@ -197,7 +197,7 @@ class ActorEngine(LearningEngine):
         """This worker's rows' log-probabilities of whole answers, flat, float32, nats."""
         return _map_answers(self.runner, batch)
 
-    def prefer(self, batch: PreferenceBatch, beta: float, label_smoothing: float) -> PreferenceStats:
+    def dpo_step(self, batch: PreferenceBatch, beta: float, label_smoothing: float) -> PreferenceStats:
         """One optimizer step of DPO, averaged over the batch's prompts."""
         lengths = batch.comparisons.tokens_per_row
         loss_sums = partial(self._preference_sums, beta, label_smoothing)

@@ -94,7 +94,7 @@ def work(
         "sft": vars(actor.fit(Demonstrations(batch.sequences.tokens, PROMPTS, RESPONSES), text())),
     }
     preferences = PreferenceBatch(comparisons(), torch.linspace(-9.0, -5.0, 7))
-    seen["dpo"] = [vars(actor.prefer(preferences, beta=0.3, label_smoothing=0.1)) for _ in range(2)]
+    seen["dpo"] = [vars(actor.dpo_step(preferences, beta=0.3, label_smoothing=0.1)) for _ in range(2)]
 
     def logprobs() -> dict[int, list[float]]:
         return by_row(mine, actor.logprobs(batch.sequences))
