@@ -57,14 +57,14 @@ def measured(case: Case, workers: int) -> dict[str, int]:
     from rlhf_dist.engine.policy import ActorEngine
     from rlhf_dist.engine.zero_settings import buckets
     from rlhf_dist.types import Demonstrations
-    from rlhf_dist.weights.source import full_shape
 
     device = detect()
     before = {
         storage._cdata: storage for storage in device_storages(device.name)
     }  # held, so that no number comes again
     engine = ActorEngine(case.role(workers), device, 1.0, 10)
-    runner, taken = engine.runner, []
+    taken: list[dict[int, int]] = []
+    runner: Any = engine.runner
     step = runner._apply
 
     def look_and_step() -> float:
@@ -80,12 +80,16 @@ def measured(case: Case, workers: int) -> dict[str, int]:
         engine.fit(batch, None)
     everything = taken[1]
     weights = _storages(runner._weights())
-    inner = getattr(runner.optimizer, "optimizer", runner.optimizer)
+    inner = runner.adamw
     states = [value for state in inner.state.values() for value in state.values() if torch.is_tensor(value)]
     masters = [parameter for group in inner.param_groups for parameter in group["params"]]
-    masters += _nested_tensors(getattr(runner.optimizer, "fp32_partitioned_groups_flat", []))
+    masters += _nested_tensors(getattr(getattr(runner, "optimizer", None), "fp32_partitioned_groups_flat", []))
     optimizer = {key: size for key, size in _storages([*states, *masters]).items() if key not in weights}
-    learning = sum(prod(full_shape(parameter)) for parameter in engine.policy.parameters() if parameter.requires_grad)
+    learning = sum(
+        prod(runner.sharding.full_shape(parameter))
+        for parameter in engine.policy.parameters()
+        if parameter.requires_grad
+    )
     bucket = buckets(device, learning)["reduce_bucket_size"] * itemsize_of(case) if case.stage == 3 else -1
     rest = [key for key, size in everything.items() if size != bucket]
     rest = [key for key in rest if key not in weights and key not in optimizer and key not in before]

@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -150,18 +151,7 @@ def taken(folder: Path, way: Way, policy: PolicyBatch, value: ValueBatch) -> dic
     from rlhf_dist.device import CPU
     from rlhf_dist.engine.policy import ActorEngine
     from rlhf_dist.engine.scalar import CriticEngine
-    from rlhf_dist.engine.zero import ZeroTrainer
-    from rlhf_dist.weights.source import ZeroWeightSource
-
-    class Recording(ZeroTrainer):
-        """Keeps the gradient that the optimizer is about to use."""
-
-        def _apply(self) -> float:
-            import deepspeed.utils
-
-            read = deepspeed.utils.safe_get_full_grad if self.zero_stage else lambda p: p.grad
-            self.gradients = {name: read(p).detach().clone() for name, p in self.model.named_parameters()}
-            return super()._apply()
+    from rlhf_dist.weights.source import WeightSource
 
     found = {}
     rows = torch.arange(len(policy))
@@ -171,6 +161,7 @@ def taken(folder: Path, way: Way, policy: PolicyBatch, value: ValueBatch) -> dic
         )
         role = TrainedRoleConfig(
             model=model,
+            num_workers=dist.get_world_size(),
             zero_stage=way.stage,
             micro_batch_tokens=way.tokens,
             micro_batch_sequences=way.sequences,
@@ -178,15 +169,34 @@ def taken(folder: Path, way: Way, policy: PolicyBatch, value: ValueBatch) -> dic
             optim=OptimConfig(lr=LEARNING_RATE, eps=EPSILON, grad_clip=0.0),
         )
         engine: Any = engine_class(role, CPU, *extra)
-        engine.runner.__class__ = Recording
+        recorded = record_gradient(engine.runner)
         if name == "actor":
             engine.train(policy, [rows], OBJECTIVE, text())
             whole = engine.policy.lm
         else:
             engine.train(value, [rows], VALUE_CLIP)
             whole = engine.model.classifier
-        gradients = {key.partition(".")[2]: value for key, value in engine.runner.gradients.items()}
-        found |= {f"{name}/gradient": gradients, f"{name}/weights": dict(ZeroWeightSource(whole, 2**20))}
+        gradients = {key.partition(".")[2]: value for key, value in recorded.items()}
+        found |= {
+            f"{name}/gradient": gradients,
+            f"{name}/weights": dict(WeightSource(whole, 2**20, engine.runner.sharding)),
+        }
+    return found
+
+
+def record_gradient(engine: Any) -> dict[str, Tensor]:
+    """Filled, at each step of the engine, with the gradient that its optimizer is about to use."""
+    found: dict[str, Tensor] = {}
+    update = engine._update
+
+    def record_and_update() -> float:
+        import deepspeed.utils
+
+        read = deepspeed.utils.safe_get_full_grad if engine.role.zero_stage else lambda p: p.grad
+        found.update({name: read(p).detach().clone() for name, p in engine.model.named_parameters()})
+        return update()
+
+    engine._update = record_and_update
     return found
 
 
@@ -212,8 +222,6 @@ def ways(world: int) -> list[Way]:
 
 def rank_of_world(rank: int, world: int, port: int, folder: str) -> None:
     """One rank: takes every way, and (the first one) writes down how far each ends from the yardstick."""
-    import torch.distributed as dist
-
     torch.set_num_threads(1)
     os.environ.update(
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK="0"

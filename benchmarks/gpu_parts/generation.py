@@ -114,10 +114,10 @@ def gap(sequences: Sequences, logprobs: Tensor) -> float:
 def send_weights(engine: Any, policy: Policy) -> None:
     """Brings the policy's weights into the engine of this process, through host memory."""
     from rlhf_dist.weights.groups import TransferPlan
-    from rlhf_dist.weights.source import ZeroWeightSource
+    from rlhf_dist.weights.source import WeightSource
 
     group = TransferPlan("host", ("actor 0", "rollout 0"), 256 * 2**20, 60.0, None).listen("127.0.0.1", CPU)
-    source = ZeroWeightSource(policy.model.lm, 256 * 2**20)
+    source = WeightSource(policy.model.lm, 256 * 2**20)
     with ThreadPoolExecutor(1) as pool:
         connecting = pool.submit(group.connect)
         engine.join(group.endpoint, 1)

@@ -40,6 +40,7 @@ KL_CONTROLLERS = ("fixed", "adaptive")
 BACKENDS = ("vllm", "hf")
 STRATEGIES = ("pack", "spread", "strict_pack", "strict_spread")
 TRANSPORTS = ("auto", "collective", "shared", "host")
+TRAIN_ENGINES = ("auto", "torch", "zero")
 LAYOUTS = ("auto", "right", "left", "packed")
 ADVANTAGES = ("gae", "grpo", "rloo", "reinforce++")
 AGGREGATIONS = ("token-mean", "sequence-mean", "constant")
@@ -95,6 +96,12 @@ def check_trained(role: str, group: TrainedRoleConfig) -> None:
     """A role that learns, under the name ``role``."""
     _check_role(role, group)
     _choice(f"{role}.zero_stage", group.zero_stage, (0, 1, 2, 3))
+    _choice(f"{role}.train_engine", group.train_engine, TRAIN_ENGINES)
+    if group.train_engine == "torch" and group.num_workers > 1:
+        raise UserError(
+            f"{role}.train_engine=torch trains on one worker, and {role}.num_workers is {group.num_workers}: "
+            f"set {role}.train_engine to auto"
+        )
     _check_optim(f"{role}.optim", group.optim)
     check_count(f"{role}.lora.rank", group.lora.rank, 0)
     check_count(f"{role}.lora.alpha", group.lora.alpha)

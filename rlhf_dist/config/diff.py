@@ -33,6 +33,7 @@ _OF_THE_LAYOUT = (
     "placement",
     "*.num_workers",
     "*.zero_stage",
+    "*.train_engine",
     "*.micro_batch_tokens",
     "*.micro_batch_sequences",
     "*.layout",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from omegaconf import MISSING
 
-from rlhf_dist.config.schema import DPOConfig, ModelRoleConfig, PPOConfig, RewardSourceConfig
+from rlhf_dist.config.schema import DPOConfig, ModelRoleConfig, PPOConfig, RewardSourceConfig, TrainedRoleConfig
 from rlhf_dist.device import Device
 
 Role = TypeVar("Role", bound=ModelRoleConfig)
@@ -44,10 +44,25 @@ def unsharded_alone(role: Role, device: Device) -> Role:
     """The role as it runs: float32 weights of a single worker are not sharded, whatever its `zero_stage`.
 
     There is nobody to share with, and ZeRO would only add copies: of the weights where it gathers them, of the
-    gradients, of the masters. The training is the same without. (What is bfloat16 needs ZeRO for its float32 masters.)
+    gradients, of the masters. The training is the same without. (What is bfloat16 has its float32 masters from ZeRO,
+    unless it is to be trained by plain torch.)
     """
-    alone = role.num_workers == 1 and device.dtype(role.model.dtype).itemsize == 4
+    torch_alone = isinstance(role, TrainedRoleConfig) and role.train_engine == "torch"
+    alone = role.num_workers == 1 and (torch_alone or device.dtype(role.model.dtype).itemsize == 4)
     return replace(role, zero_stage=0) if alone else role
+
+
+def train_engine_of(role: TrainedRoleConfig, device: Device) -> Literal["torch", "zero"]:
+    """Who trains the role: what `train_engine` says; auto: plain torch one worker with float32 weights, else ZeRO.
+
+    Args:
+        role: as it runs (:func:`unsharded_alone`).
+        device: of the run.
+    """
+    if role.train_engine in ("torch", "zero"):
+        return "torch" if role.train_engine == "torch" else "zero"
+    alone = role.num_workers == 1 and role.zero_stage == 0
+    return "torch" if alone and device.dtype(role.model.dtype).itemsize == 4 else "zero"
 
 
 def resolve_dpo(config: DPOConfig) -> DPOConfig:

@@ -78,6 +78,8 @@ class AdapterConfig:
 class TrainedRoleConfig(ModelRoleConfig):
     """A role that learns: actor, critic, or the model of SFT and reward training."""
 
+    train_engine: str = "auto"  # auto (torch for one worker with float32 weights, else zero) | torch (one worker
+    # alone, without DeepSpeed) | zero (DeepSpeed, at zero_stage)
     lora: AdapterConfig = field(default_factory=AdapterConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     ema_decay: float = 0.0  # of a moving average of the weights, saved beside the model (InstructGPT: 0.992); 0: none

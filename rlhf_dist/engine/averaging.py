@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from rlhf_dist.engine.shards import learning, local, local_part
+from rlhf_dist.engine.shards import learning
+from rlhf_dist.weights.sharding import UNSHARDED, Sharding
 
 
 class WeightAverage:
@@ -18,13 +19,13 @@ class WeightAverage:
     memory; weights that do not learn are not part of it.
 
     Args:
-        model: the model that learns, already under ZeRO.
+        model: the model that learns, already sharded where it will be.
         decay: 0 to 1.
-        replaced: called whenever the weights were exchanged: stage 3 keeps gathered copies that it must forget then.
+        sharding: of its weights.
     """
 
-    def __init__(self, model: nn.Module, decay: float, replaced: Callable[[], None] = lambda: None) -> None:
-        self._model, self.decay, self._replaced = model, decay, replaced
+    def __init__(self, model: nn.Module, decay: float, sharding: Sharding = UNSHARDED) -> None:
+        self._model, self.decay, self._sharding = model, decay, sharding
         self._average = {name: here.detach().float().cpu().clone() for name, here in self._learning()}
 
     def update(self) -> None:
@@ -42,23 +43,23 @@ class WeightAverage:
         finally:
             self._fill(kept)
 
-    def parts(self, rank: int) -> Iterator[tuple[str, int, Tensor]]:
-        """What worker ``rank``, this one, holds of each parameter's average: where it begins, and ``[n]`` elements."""
+    def parts(self) -> Iterator[tuple[str, int, Tensor]]:
+        """What this worker holds of each parameter's average: where it begins, and ``[n]`` elements."""
         for name, parameter in learning(self._model):
-            yield name, *local_part(parameter, self._average[name], rank)
+            yield name, *self._sharding.local_part(parameter, self._average[name])
 
-    def load(self, rank: int, read: Callable[[str, int, int], Tensor]) -> None:
+    def load(self, read: Callable[[str, int, int], Tensor]) -> None:
         """Takes up an average of the same model, from a function that gives ``count`` elements of a parameter from
         ``start`` on."""
-        for name, start, part in self.parts(rank):
+        for name, start, part in self.parts():
             part.copy_(read(name, start, part.numel()))
 
     def _learning(self) -> Iterator[tuple[str, Tensor]]:
         """The parameters that learn, as this worker holds them."""
-        return ((name, local(parameter)) for name, parameter in learning(self._model))
+        return ((name, self._sharding.local(parameter)) for name, parameter in learning(self._model))
 
     @torch.no_grad()
     def _fill(self, values: dict[str, Tensor]) -> None:
         for name, here in self._learning():
             here.copy_(values[name])
-        self._replaced()
+        self._sharding.forget_gathered()

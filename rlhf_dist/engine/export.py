@@ -13,35 +13,29 @@ from safetensors.torch import save_file
 from rlhf_dist.config.schema import ModelConfig
 from rlhf_dist.data.hub import hub_reachable
 from rlhf_dist.durable import replace_folder, sync_tree
-from rlhf_dist.engine.averaging import WeightAverage
+from rlhf_dist.engine.protocol import TrainEngine
 from rlhf_dist.weights.source import gathered_adapter, gathered_state_dict
 
 if TYPE_CHECKING:
     from peft import LoraConfig
 
-GATHER_BYTES = 512 * 2**20  # under ZeRO-3, parameters gathered at once
+GATHER_BYTES = 512 * 2**20  # of sharded parameters, gathered at once
 
 
-def save_all(
-    model: Any,
-    average: WeightAverage | None,
-    adapter: LoraConfig | None,
-    folder: Path,
-    tokenizer_path: str,
-    trust_remote_code: bool,
-) -> None:
+def save_all(engine: TrainEngine, folder: Path, tokenizer_path: str) -> None:
     """:func:`save_pretrained` into ``folder``, and what there is beside it: the average of the weights into
     ``<folder>_ema``, the adapter, as peft reads it, into ``<folder>_adapter``."""
-    save_pretrained(model, folder, tokenizer_path, trust_remote_code)
-    if average is not None:
-        with average.applied():
-            save_pretrained(model, folder.with_name(folder.name + "_ema"), tokenizer_path, trust_remote_code)
-    if adapter is not None:
-        _save_adapter(model, adapter, folder.with_name(folder.name + "_adapter"))
+    save_pretrained(engine, folder, tokenizer_path)
+    if engine.average is not None:
+        with engine.average.applied():
+            save_pretrained(engine, folder.with_name(folder.name + "_ema"), tokenizer_path)
+    if engine.model.adapter is not None:
+        _save_adapter(engine, engine.model.adapter, folder.with_name(folder.name + "_adapter"))
 
 
-def _save_adapter(model: Any, adapter: LoraConfig, folder: Path) -> None:
-    state = gathered_adapter(model)
+def _save_adapter(engine: TrainEngine, adapter: LoraConfig, folder: Path) -> None:
+    model = engine.model.pretrained
+    state = gathered_adapter(model, engine.sharding)
     if dist.get_rank() == 0:
         beside = _beside(folder)
         beside.mkdir(parents=True)
@@ -63,22 +57,22 @@ def _put(beside: Path, folder: Path) -> None:
     replace_folder(beside, folder)
 
 
-def save_pretrained(model: Any, folder: Path, tokenizer_path: str, trust_remote_code: bool) -> None:
-    """Gathers ``model``'s weights and writes config, safetensors and tokenizer into ``folder``, whole or not at all.
+def save_pretrained(engine: TrainEngine, folder: Path, tokenizer_path: str) -> None:
+    """Gathers the model's weights and writes config, safetensors and tokenizer into ``folder``, whole or not at all.
 
     A collective: every worker of the role calls it, the first one writes.
 
     Args:
-        model: a transformers model, perhaps sharded by ZeRO.
+        engine: of the model.
         folder: replaced where it exists.
         tokenizer_path: where the tokenizer comes from.
-        trust_remote_code: whether the tokenizer may come with code of its own.
     """
-    state = gathered_state_dict(model, GATHER_BYTES)
+    model = engine.model.pretrained
+    state = gathered_state_dict(model, GATHER_BYTES, engine.sharding)
     if dist.get_rank() == 0:
         beside = _beside(folder)
         model.save_pretrained(beside, state_dict=state, safe_serialization=True)
-        save_tokenizer(tokenizer_path, trust_remote_code, beside)
+        save_tokenizer(tokenizer_path, engine.role.model.trust_remote_code, beside)
         _put(beside, folder)
     dist.barrier()
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,8 +14,9 @@ from rlhf_dist.algo.losses import PolicyObjective, dpo_loss, ppo_policy_loss, ra
 from rlhf_dist.config.schema import FrozenRoleConfig, TrainedRoleConfig
 from rlhf_dist.device import Device
 from rlhf_dist.engine.answers import in_like_lengths
-from rlhf_dist.engine.export import save_all
-from rlhf_dist.engine.zero import Engine, LearningEngine, Part, ZeroRunner, ZeroTrainer
+from rlhf_dist.engine.choose import make_forward_engine, make_train_engine
+from rlhf_dist.engine.protocol import ForwardEngine, Part
+from rlhf_dist.engine.role_engine import RoleEngine, TrainedRoleEngine
 from rlhf_dist.models.language import PolicyModel, load_policy
 from rlhf_dist.models.lora import without_adapter
 from rlhf_dist.types import (
@@ -31,16 +30,18 @@ from rlhf_dist.types import (
     Sequences,
 )
 from rlhf_dist.weights.groups import TransferPlan, dial
-from rlhf_dist.weights.source import ZeroWeightSource
+from rlhf_dist.weights.source import WeightSource
 from rlhf_dist.weights.transport import Endpoint, ParamInfo, TransferGroup
 
 
-def _forward(runner: ZeroRunner, batch: Sequences | Demonstrations, temperature: float) -> Any:
+def _forward(runner: ForwardEngine, batch: Sequences | Demonstrations, temperature: float) -> tuple[Tensor, Tensor]:
+    """Log-probabilities ``[R]`` and entropies ``[R]`` of a micro-batch's response tokens, float32, nats."""
     laid = runner.lay_out(batch.tokens, batch.lengths)
-    return runner.forward_module(laid, batch.tokens, batch.response_lengths, temperature)
+    logprobs, entropies = runner.forward_module(laid, batch.tokens, batch.response_lengths, temperature)
+    return logprobs, entropies
 
 
-def _logprobs(runner: ZeroRunner, sequences: Sequences, temperature: float) -> Tensor:
+def _logprobs(runner: ForwardEngine, sequences: Sequences, temperature: float) -> Tensor:
     return runner.map(
         sequences,
         sequences.lengths,
@@ -49,7 +50,7 @@ def _logprobs(runner: ZeroRunner, sequences: Sequences, temperature: float) -> T
     )
 
 
-def _answer_logprobs(runner: ZeroRunner, batch: Comparisons) -> Tensor:
+def _answer_logprobs(runner: ForwardEngine, batch: Comparisons) -> Tensor:
     """Log-probability of each whole answer ``[N]``, nats, given its prompt."""
     lengths, responses = batch.token_counts, batch.token_counts - batch.prompt_counts
 
@@ -62,11 +63,11 @@ def _answer_logprobs(runner: ZeroRunner, batch: Comparisons) -> Tensor:
     return in_like_lengths(batch.tokens, lengths, forward)
 
 
-def _map_answers(runner: ZeroRunner, batch: Comparisons) -> Tensor:
+def _map_answers(runner: ForwardEngine, batch: Comparisons) -> Tensor:
     return runner.map(batch, batch.tokens_per_row, batch.answers, partial(_answer_logprobs, runner))
 
 
-class ReferenceEngine(Engine):
+class ReferenceEngine(RoleEngine):
     """One worker's part of the frozen reference.
 
     Args:
@@ -78,7 +79,7 @@ class ReferenceEngine(Engine):
     def __init__(self, config: FrozenRoleConfig, device: Device, temperature: float) -> None:
         self.temperature = temperature
         model = load_policy(config.model, device)
-        self.runner = ZeroRunner(model, device, config)
+        self.runner = make_forward_engine(model, device, config)
 
     def logprobs(self, sequences: Sequences) -> Tensor:
         """This worker's rows' log-probabilities of the response tokens, flat, float32, nats."""
@@ -89,7 +90,7 @@ class ReferenceEngine(Engine):
         return _map_answers(self.runner, batch)
 
 
-class ActorEngine(LearningEngine):
+class ActorEngine(TrainedRoleEngine):
     """One worker's part of the actor (PPO), or of the model that SFT trains.
 
     Args:
@@ -102,10 +103,10 @@ class ActorEngine(LearningEngine):
     def __init__(self, config: TrainedRoleConfig, device: Device, temperature: float, total_steps: int) -> None:
         self.temperature = temperature
         self.policy: PolicyModel = load_policy(config.model, device, config.lora)
-        self.runner = ZeroTrainer(self.policy, device, config, total_steps)
+        self.runner = make_train_engine(self.policy, device, config, total_steps)
         self._group: TransferGroup | None = None
         self._sends = False
-        self._source: ZeroWeightSource | None = None
+        self._source: WeightSource | None = None
 
     def logprobs(self, sequences: Sequences) -> Tensor:
         """This worker's rows' log-probabilities of the response tokens, flat, float32, nats."""
@@ -160,7 +161,7 @@ class ActorEngine(LearningEngine):
     def _policy_part(self, mini: PolicyBatch, objective: PolicyObjective) -> Part:
         weights = normalize_weights(mini.weights, mini.response_lengths, objective.aggregation, objective.horizon)
         weighted = replace(mini, weights=weights)
-        return Part(weighted, mini.sequences.lengths, partial(self._policy_sums, objective), scale=1.0)
+        return Part.of(weighted, mini.sequences.lengths, partial(self._policy_sums, objective), scale=1.0)
 
     def _policy_sums(self, objective: PolicyObjective, micro: PolicyBatch) -> tuple[Tensor, Tensor]:
         """The weighted loss of a micro-batch, and sums over its tokens that count: [loss, tokens, clipped, KL to the
@@ -187,7 +188,7 @@ class ActorEngine(LearningEngine):
         return LanguageStats(float(sums[0]) * part.scale, norm, lr, int(both.lengths.sum()))
 
     def _language_part(self, text: Demonstrations, coef: float) -> Part:
-        return Part(text, text.lengths, self._language_sums, coef / int(text.response_lengths.sum()))
+        return Part.of(text, text.lengths, self._language_sums, coef / int(text.response_lengths.sum()))
 
     def _language_sums(self, micro: Demonstrations) -> tuple[Tensor, Tensor]:
         loss = -_forward(self.runner, micro, 1.0)[0].sum()
@@ -201,7 +202,7 @@ class ActorEngine(LearningEngine):
         """One optimizer step of DPO, averaged over the batch's prompts."""
         lengths = batch.comparisons.tokens_per_row
         loss_sums = partial(self._preference_sums, beta, label_smoothing)
-        (sums,), norm, lr = self.runner.step([Part(batch, lengths, loss_sums, 1.0 / len(batch))])
+        (sums,), norm, lr = self.runner.step([Part.of(batch, lengths, loss_sums, 1.0 / len(batch))])
         loss, right, margin, pairs = sums.tolist()
         pairs = max(pairs, 1.0)
         return PreferenceStats(loss / len(batch), right / pairs, margin / pairs, norm, lr, int(lengths.sum()))
@@ -229,7 +230,7 @@ class ActorEngine(LearningEngine):
         Returns:
             where the others find the first, and the name, dtype and shape of every weight in sending order.
         """
-        self._source = ZeroWeightSource(self.policy.lm, plan.bucket_bytes, all_ranks=plan.all_send)
+        self._source = WeightSource(self.policy.lm, plan.bucket_bytes, self.runner.sharding, all_ranks=plan.all_send)
         self._sends = plan.all_send or self.runner.rank == 0
         if self.runner.rank != 0:
             return None
@@ -251,11 +252,6 @@ class ActorEngine(LearningEngine):
         else:
             for _ in self._source:
                 pass
-
-    def save_model(self, folder: Path, tokenizer_path: str) -> None:
-        """Writes the model in Hugging Face format, with its tokenizer. All workers call it; the first writes."""
-        trusted = self.runner.role.model.trust_remote_code
-        save_all(self.policy.lm, self.runner.average, self.policy.adapter, folder, tokenizer_path, trusted)
 
 
 def _deal(text: Demonstrations, steps: int) -> list[Demonstrations | None]:

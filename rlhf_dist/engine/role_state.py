@@ -1,4 +1,4 @@
-"""What a role that learns keeps to go on from: the same files whatever the ZeRO stage and the number of workers.
+"""What a role that learns keeps to go on from: the same files whatever the engine, ZeRO stage and number of workers.
 
 A role's folder holds, by the parameters' names and in pieces (:mod:`rlhf_dist.engine.fragments`): the weights as they
 are trained (float32), AdamW's two moments and its step, the moving average where there is one; each worker's random
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,14 +22,11 @@ from torch import Tensor
 from rlhf_dist.config.schema import AdapterConfig
 from rlhf_dist.engine.export import save_description
 from rlhf_dist.engine.fragments import Fragments, write_fragments
+from rlhf_dist.engine.protocol import TrainEngine
 from rlhf_dist.engine.random_state import load_random_state, save_random_state
-from rlhf_dist.engine.shards import Shard, learning, local_part, optimizer_shards
+from rlhf_dist.engine.shards import Shard, learning
 from rlhf_dist.errors import UserError
 from rlhf_dist.models.language import ScalarModel
-from rlhf_dist.weights.source import full_shape
-
-if TYPE_CHECKING:
-    from rlhf_dist.engine.zero import ZeroTrainer
 
 FORMAT = 1
 STATE, MODEL = "state.json", "model"
@@ -53,7 +50,7 @@ class RoleState:
         has_average: whether a moving average is there.
         steps_taken: optimizer steps so far, by which the learning rate goes.
         world: number of workers that wrote it.
-        zero_stage: under which it was written.
+        zero_stage: under which it was written; 0 by an engine that does not shard.
     """
 
     format: int
@@ -90,9 +87,9 @@ class RoleState:
             raise UserError(f"{folder / STATE} is damaged: {error}") from error
 
 
-def state_of(trainer: ZeroTrainer) -> RoleState:
+def state_of(engine: TrainEngine) -> RoleState:
     """What `state.json` of this role says now."""
-    role, model = trainer.role, trainer.model
+    role, model = engine.role, engine.model
     frozen = any(not parameter.requires_grad for parameter in model.parameters())
     return RoleState(
         format=FORMAT,
@@ -103,13 +100,13 @@ def state_of(trainer: ZeroTrainer) -> RoleState:
         lora=AdapterConfig(**asdict(role.lora)),
         score_bias=model.bias if isinstance(model, ScalarModel) else 0.0,
         parameters={
-            name: (list(full_shape(parameter)), str(parameter.dtype).removeprefix("torch."))
+            name: (list(engine.sharding.full_shape(parameter)), str(parameter.dtype).removeprefix("torch."))
             for name, parameter in learning(model.pretrained)
         },
-        has_average=trainer.average is not None,
-        steps_taken=trainer.steps_taken,
-        world=trainer.world,
-        zero_stage=trainer.role.zero_stage,
+        has_average=engine.average is not None,
+        steps_taken=engine.steps_taken,
+        world=engine.world,
+        zero_stage=engine.role.zero_stage,
     )
 
 
@@ -126,16 +123,16 @@ def fingerprint(path: str, config: Any) -> str:
     return digest.hexdigest()
 
 
-def save(trainer: ZeroTrainer, folder: Path) -> None:
+def save(engine: TrainEngine, folder: Path) -> None:
     """Writes this worker's part into ``folder``; no worker waits for another.
 
     At most :data:`~rlhf_dist.engine.fragments.FILE_BYTES` are copied to host memory at a time.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    rank, world, adamw = trainer.rank, trainer.world, trainer.adamw
-    shards = optimizer_shards(trainer.model.pretrained, trainer.optimizer, rank)
+    rank, world, adamw = engine.rank, engine.world, engine.adamw
+    shards = engine.optimizer_shards()
     # What all hold alike is dealt out by the parameters' numbers.
-    mine = {name: number % world == rank for number, (name, _) in enumerate(learning(trainer.model.pretrained))}
+    mine = {name: number % world == rank for number, (name, _) in enumerate(learning(engine.model.pretrained))}
 
     def parts(tensor_of: Callable[[Tensor], Tensor | None]) -> Iterator[tuple[str, int, Tensor]]:
         for name, shard in shards.items():
@@ -154,14 +151,14 @@ def save(trainer: ZeroTrainer, folder: Path) -> None:
         write(moment, parts(lambda owner, key=moment: state(owner, key)))  # type: ignore[misc]
     steps = ((name, state(shard.owner, STEP)) for name, shard in shards.items())
     write(STEP, ((name, 0, step.reshape(1).float().clone()) for name, step in steps if step is not None))
-    if trainer.average is not None:
-        sharded = trainer.role.zero_stage == 3
-        write(AVERAGE, (part for part in trainer.average.parts(rank) if sharded or mine[part[0]]))
-    save_random_state(folder, trainer.device, rank, world)
+    if engine.average is not None:
+        sharded = not engine.sharding.replicated
+        write(AVERAGE, (part for part in engine.average.parts() if sharded or mine[part[0]]))
+    save_random_state(folder, engine.device, rank, world)
     if rank == 0:
-        write(BUFFERS, ((name, 0, buffer.view(-1)) for name, buffer in persistent_buffers(trainer.model.pretrained)))
-        save_description(trainer.model.pretrained, trainer.role.model, folder / MODEL)
-        text = json.dumps(asdict(state_of(trainer)), indent=1, allow_nan=False)
+        write(BUFFERS, ((name, 0, buffer.view(-1)) for name, buffer in persistent_buffers(engine.model.pretrained)))
+        save_description(engine.model.pretrained, engine.role.model, folder / MODEL)
+        text = json.dumps(asdict(state_of(engine)), indent=1, allow_nan=False)
         (folder / STATE).write_text(text + "\n", encoding="utf-8")
 
 
@@ -171,14 +168,14 @@ def persistent_buffers(model: Any) -> Iterator[tuple[str, Tensor]]:
     return ((name, buffer) for name, buffer in model.named_buffers() if name in kept)
 
 
-def load(trainer: ZeroTrainer, folder: Path) -> None:
+def load(engine: TrainEngine, folder: Path) -> None:
     """Takes up what :func:`save` wrote, by as many workers or others, under any ZeRO stage.
 
     Raises:
         UserError: it is not of this model, or damaged; nothing has been changed then.
     """
     saved = RoleState.read(folder)
-    _compare(saved, state_of(trainer), folder)
+    _compare(saved, state_of(engine), folder)
     weights, moments, steps, average, buffers = (
         Fragments(folder, WEIGHTS),
         {key: Fragments(folder, key) for key in MOMENTS},
@@ -191,19 +188,19 @@ def load(trainer: ZeroTrainer, folder: Path) -> None:
         steps.check(dict.fromkeys(saved.parameters, 1))
         for fragments in moments.values():
             fragments.check(saved.numels)
-    if trainer.average is not None:
+    if engine.average is not None:
         average.check(saved.numels)
-    for name, buffer in persistent_buffers(trainer.model.pretrained):
+    for name, buffer in persistent_buffers(engine.model.pretrained):
         buffers.check({name: buffer.numel()})
-    _load_weights(trainer, weights, buffers)
+    _load_weights(engine, weights, buffers)
     if steps.names:
-        _load_moments(trainer, moments, steps)
-    if trainer.average is not None:
-        trainer.average.load(trainer.rank, average.read)
-    if isinstance(trainer.model, ScalarModel) and trainer.model.bias != saved.score_bias:
-        trainer.model.set_bias(saved.score_bias)
-    trainer.steps_taken = saved.steps_taken
-    load_random_state(folder, trainer.device, trainer.rank, trainer.world, saved.steps_taken)
+        _load_moments(engine, moments, steps)
+    if engine.average is not None:
+        engine.average.load(average.read)
+    if isinstance(engine.model, ScalarModel) and engine.model.bias != saved.score_bias:
+        engine.model.set_bias(saved.score_bias)
+    engine.steps_taken = saved.steps_taken
+    load_random_state(folder, engine.device, engine.rank, engine.world, saved.steps_taken)
 
 
 def _compare(saved: RoleState, here: RoleState, folder: Path) -> None:
@@ -227,29 +224,26 @@ def _compare(saved: RoleState, here: RoleState, folder: Path) -> None:
 
 
 @torch.no_grad()
-def _load_weights(trainer: ZeroTrainer, weights: Fragments, buffers: Fragments) -> None:
-    model = trainer.model.pretrained
-    shards = optimizer_shards(model, trainer.optimizer, trainer.rank)
+def _load_weights(engine: TrainEngine, weights: Fragments, buffers: Fragments) -> None:
+    model = engine.model.pretrained
+    shards = engine.optimizer_shards()
     for name, parameter in learning(model):
-        if hasattr(parameter, "ds_tensor"):
-            start, here = local_part(parameter, parameter.ds_tensor, trainer.rank)
-        else:
-            start, here = 0, parameter.data
+        start, here = engine.sharding.local_part(parameter, engine.sharding.local(parameter))
         values = weights.read(name, start, here.numel())
-        here.copy_(values.view(here.shape))
+        here.copy_(values)
         if name in shards:
             shard = shards[name]
             shard.of(shard.owner).copy_(values[shard.start - start :][: shard.count])
     for name, buffer in persistent_buffers(model):
         buffer.copy_(buffers.read(name, 0, buffer.numel()).view(buffer.shape))
-    trainer.forget_gathered()
+    engine.sharding.forget_gathered()
 
 
 @torch.no_grad()
-def _load_moments(trainer: ZeroTrainer, moments: dict[str, Fragments], steps: Fragments) -> None:
+def _load_moments(engine: TrainEngine, moments: dict[str, Fragments], steps: Fragments) -> None:
     latest: dict[int, float] = {}  # parameters that are flat in one tensor share its step: the highest of theirs
-    for name, shard in optimizer_shards(trainer.model.pretrained, trainer.optimizer, trainer.rank).items():
-        state = _adamw_state(trainer.adamw, shard)
+    for name, shard in engine.optimizer_shards().items():
+        state = _adamw_state(engine.adamw, shard)
         latest[id(shard.owner)] = max(latest.get(id(shard.owner), 0.0), float(steps.read(name, 0, 1)))
         state[STEP].fill_(latest[id(shard.owner)])
         for key, fragments in moments.items():

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,9 +11,10 @@ from rlhf_dist.algo.losses import ppo_value_loss, ranking_loss
 from rlhf_dist.config.schema import FrozenRoleConfig, TrainedRoleConfig
 from rlhf_dist.device import Device
 from rlhf_dist.engine.answers import in_like_lengths
-from rlhf_dist.engine.export import save_all
-from rlhf_dist.engine.zero import Engine, LearningEngine, Part, ZeroRunner, ZeroTrainer
-from rlhf_dist.models.language import load_scalar
+from rlhf_dist.engine.choose import make_forward_engine, make_train_engine
+from rlhf_dist.engine.protocol import ForwardEngine, Part
+from rlhf_dist.engine.role_engine import RoleEngine, TrainedRoleEngine
+from rlhf_dist.models.language import ScalarModel, load_scalar
 from rlhf_dist.models.layout import predicting_positions
 from rlhf_dist.types import (
     Comparisons,
@@ -26,24 +25,21 @@ from rlhf_dist.types import (
     ValueBatch,
 )
 
-if TYPE_CHECKING:
-    from rlhf_dist.models.language import ScalarModel
 
-
-def _values(runner: ZeroRunner, sequences: Sequences) -> Tensor:
+def _values(runner: ForwardEngine, sequences: Sequences) -> Tensor:
     """Values of the states before each response token ``[R]``."""
     laid = runner.lay_out(sequences.tokens, sequences.lengths)
     rows, positions = predicting_positions(sequences.lengths, sequences.response_lengths)
     return runner.forward_module(laid, rows, positions)
 
 
-def _last_token_scores(runner: ZeroRunner, tokens: Tensor, lengths: Tensor) -> Tensor:
+def _last_token_scores(runner: ForwardEngine, tokens: Tensor, lengths: Tensor) -> Tensor:
     """The output at the last token of each of N sequences ``[N]``."""
     laid = runner.lay_out(tokens, lengths)
     return runner.forward_module(laid, torch.arange(lengths.numel()), lengths - 1)
 
 
-def _answer_scores(runner: ZeroRunner, batch: Comparisons) -> Tensor:
+def _answer_scores(runner: ForwardEngine, batch: Comparisons) -> Tensor:
     """The same for the answers of rankings ``[N]``."""
     lengths = batch.token_counts
     return in_like_lengths(
@@ -51,7 +47,7 @@ def _answer_scores(runner: ZeroRunner, batch: Comparisons) -> Tensor:
     )
 
 
-class CriticEngine(LearningEngine):
+class CriticEngine(TrainedRoleEngine):
     """One worker's part of the critic.
 
     Args:
@@ -62,7 +58,7 @@ class CriticEngine(LearningEngine):
 
     def __init__(self, config: TrainedRoleConfig, device: Device, total_steps: int) -> None:
         self.model: ScalarModel = load_scalar(config.model, device, zero_new_head=True, lora=config.lora)
-        self.runner = ZeroTrainer(self.model, device, config, total_steps)
+        self.runner = make_train_engine(self.model, device, config, total_steps)
 
     def values(self, sequences: Sequences) -> Tensor:
         """This worker's rows' values of the states before each response token, flat, float32."""
@@ -77,7 +73,7 @@ class CriticEngine(LearningEngine):
         for rows in minibatches:
             mini = batch.select(rows)
             count = max(int(mini.sequences.loss_mask.sum()), 1)
-            part = Part(mini, mini.sequences.lengths, partial(self._loss_sums, clip), 1.0 / count)
+            part = Part.of(mini, mini.sequences.lengths, partial(self._loss_sums, clip), 1.0 / count)
             (sums,), norm, _ = self.runner.step([part])
             totals += sums
             tokens += count
@@ -93,7 +89,7 @@ class CriticEngine(LearningEngine):
         return loss, torch.stack([loss.detach(), (clipped & mask).float().sum()])
 
 
-class RewardEngine(Engine):
+class RewardEngine(RoleEngine):
     """One worker's part of the frozen reward model.
 
     Args:
@@ -103,7 +99,7 @@ class RewardEngine(Engine):
 
     def __init__(self, config: FrozenRoleConfig, device: Device) -> None:
         model = load_scalar(config.model, device)
-        self.runner = ZeroRunner(model, device, config)
+        self.runner = make_forward_engine(model, device, config)
 
     def scores(self, sequences: Sequences) -> Tensor:
         """This worker's rows' scores, float32: the output at each sequence's last token."""
@@ -115,7 +111,7 @@ class RewardEngine(Engine):
         )
 
 
-class TrainedRewardEngine(LearningEngine):
+class TrainedRewardEngine(TrainedRoleEngine):
     """One worker's part of the reward model that step 2 trains.
 
     Args:
@@ -126,11 +122,12 @@ class TrainedRewardEngine(LearningEngine):
 
     def __init__(self, config: TrainedRoleConfig, device: Device, total_steps: int) -> None:
         self.model: ScalarModel = load_scalar(config.model, device, lora=config.lora)
-        self.runner = ZeroTrainer(self.model, device, config, total_steps)
+        self.runner = make_train_engine(self.model, device, config, total_steps)
 
     def fit(self, batch: Comparisons) -> RankingStats:
         """One optimizer step on the K-way ranking loss, averaged over the batch's prompts."""
-        (sums,), norm, lr = self.runner.step([Part(batch, batch.tokens_per_row, self._ranking_sums, 1.0 / len(batch))])
+        part = Part.of(batch, batch.tokens_per_row, self._ranking_sums, 1.0 / len(batch))
+        (sums,), norm, lr = self.runner.step([part])
         loss, right, pairs = sums.tolist()
         return RankingStats(loss / len(batch), right / max(pairs, 1.0), norm, lr, int(batch.tokens_per_row.sum()))
 
@@ -161,8 +158,3 @@ class TrainedRewardEngine(LearningEngine):
     def shift(self, amount: float) -> None:
         """Adds ``amount`` to every score from now on; the bias is part of what :meth:`save_model` writes."""
         self.model.set_bias(self.model.bias + amount)
-
-    def save_model(self, folder: Path, tokenizer_path: str) -> None:
-        """Writes the model in Hugging Face format, with its tokenizer. All workers call it; the first writes."""
-        trusted = self.runner.role.model.trust_remote_code
-        save_all(self.model.classifier, self.runner.average, self.model.adapter, folder, tokenizer_path, trusted)

@@ -67,6 +67,9 @@ def _changes(model: RoleModel, longest: int) -> Iterator[dict[str, Any]]:
     workers: list[dict[str, Any]] = [{}] + [
         {f"{section}.num_workers": config.num_workers * factor} for factor in (2, 4, 8, 16)
     ]
+    if isinstance(config, TrainedRoleConfig) and config.train_engine == "torch":  # which neither shards nor spreads
+        for change in (*sharding[1:], *workers[1:]):
+            change[f"{section}.train_engine"] = "auto"
     combined = [w | c | s | g for w in workers for c in checkpointing for s in sharding for g in gentle]
     yield from sorted(combined[1:], key=len)
 

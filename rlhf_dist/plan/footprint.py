@@ -2,7 +2,8 @@
 
 The formulas of weights, gradients and optimizer states are those of ZeRO (Rajbhandari et al., arXiv 1910.02054,
 section 5) as DeepSpeed keeps them under the settings of `rlhf_dist.engine.zero_settings`: AdamW with two float32
-moments, float32 gradients, float32 masters of what is bfloat16 or sharded by stage 1 or 2.
+moments, float32 gradients, float32 masters of what is bfloat16 or sharded by stage 1 or 2. Plain torch keeps the same
+for its one worker, unsharded.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
+from rlhf_dist.config.resolve import train_engine_of
 from rlhf_dist.config.schema import FrozenRoleConfig, ModelRoleConfig, RolloutConfig, TrainedRoleConfig
 from rlhf_dist.device import Device
 from rlhf_dist.models.heads import CHUNK_ROWS
@@ -86,10 +88,11 @@ def trained_footprint(facts: ModelFacts, role: TrainedRoleConfig, reach: Reach, 
         device: of the run.
     """
     workers, stage, half = role.num_workers, role.zero_stage, facts.itemsize < _FLOAT32
-    plain = stage == 0 and not half  # DeepSpeed's ZeRO is not in play: no masters, nothing is sharded
+    by_torch = train_engine_of(role, device) == "torch"
+    plain = stage == 0 and not half  # nothing is sharded, and float32 weights are their own masters
     learning = ceil(facts.learning / (1 if plain else workers))
     weights = facts.parameters * facts.itemsize // (workers if stage == 3 else 1)
-    if plain:
+    if plain or by_torch:  # which accumulates in float32 alone
         gradients = facts.learning * _FLOAT32
     elif stage <= 1 and half:
         gradients = facts.learning * (facts.itemsize + _FLOAT32)  # in bfloat16, and accumulated in float32
@@ -202,7 +205,7 @@ def _loading_bytes(facts: ModelFacts, role: ModelRoleConfig) -> int:
 
 def _step_bytes(facts: ModelFacts, role: TrainedRoleConfig, device: Device, learning: int) -> int:
     """What AdamW needs while it updates, beside what stays: a copy of the gradients where ZeRO flattens them."""
-    if role.zero_stage == 0 and facts.itemsize == _FLOAT32:
+    if train_engine_of(role, device) == "torch" or (role.zero_stage == 0 and facts.itemsize == _FLOAT32):
         return 0
     if role.zero_stage == 3:  # by sub-groups, each of which ends with the parameter that fills it
         learning = min(learning, zero_sub_group(device) + facts.largest_parameter // role.num_workers)
@@ -212,8 +215,11 @@ def _step_bytes(facts: ModelFacts, role: TrainedRoleConfig, device: Device, lear
 def _process_bytes(facts: ModelFacts, role: ModelRoleConfig, device: Device) -> int:
     if device.is_accelerator:
         return 0
-    plain = role.zero_stage == 0 and facts.itemsize == _FLOAT32
-    return TRAINER_BYTES if plain else TRAINER_BYTES + ZERO_BYTES
+    if isinstance(role, TrainedRoleConfig):
+        by_zero = train_engine_of(role, device) == "zero"
+    else:
+        by_zero = role.zero_stage == 3
+    return TRAINER_BYTES + (ZERO_BYTES if by_zero else 0)
 
 
 def _fragmentation(device: Device, working: int) -> int:

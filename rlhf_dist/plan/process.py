@@ -10,8 +10,8 @@ from __future__ import annotations
 from rlhf_dist.device import Device
 
 MIB = 2**20
-TRAINER_BYTES = 340 * MIB  # Python, torch, transformers, DeepSpeed, and Ray's threads
-ZERO_BYTES = 100 * MIB  # what DeepSpeed imports, and the threads of its collectives keep, once it is at work
+TRAINER_BYTES = 340 * MIB  # Python, torch, transformers, and Ray's threads
+ZERO_BYTES = 100 * MIB  # DeepSpeed: what it imports, and the threads of its collectives keep, once it is at work
 ENGINE_BYTES = 470 * MIB  # vLLM too
 TEXT_REWARD_BYTES = 330 * MIB  # a function or an endpoint, with a tokenizer
 DRIVER_BYTES = 380 * MIB

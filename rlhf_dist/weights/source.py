@@ -1,9 +1,8 @@
-"""The full weights of a module that DeepSpeed ZeRO trains, whatever the stage, one tensor at a time."""
+"""The full weights of a model, however an engine shards it, one tensor at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from math import prod
 from typing import Any
 
@@ -13,15 +12,16 @@ from torch import Tensor, nn
 
 from rlhf_dist.models.lora import ADAPTER, adapted_layers, adapter_parameters, is_adapter, merged, plain_name
 from rlhf_dist.weights.packing import ParamInfo, dtype_name
+from rlhf_dist.weights.sharding import UNSHARDED, Sharding
 
 
-class ZeroWeightSource:
+class WeightSource:
     """A re-iterable stream of a module's full parameters.
 
     ``metadata()`` says what iteration yields, without moving anything. Iteration yields ``(name, tensor)`` on rank 0,
     where each tensor is an own copy, full and contiguous. On the other ranks it takes part in the gathers and yields
-    nothing, or the same where ``all_ranks`` is set. Under ZeRO stage 3 every rank must iterate at the same time, and
-    to the end:
+    nothing, or the same where ``all_ranks`` is set. Where the weights are sharded every rank must iterate at the
+    same time, and to the end:
 
         for _ in source: pass
 
@@ -31,24 +31,30 @@ class ZeroWeightSource:
     """
 
     def __init__(
-        self, module: nn.Module, bucket_bytes: int, dtype: torch.dtype | None = None, all_ranks: bool = False
+        self,
+        module: nn.Module,
+        bucket_bytes: int,
+        sharding: Sharding = UNSHARDED,
+        dtype: torch.dtype | None = None,
+        all_ranks: bool = False,
     ) -> None:
         """
         Args:
-            module: a Hugging Face model, bare (not DeepSpeed's engine around it): its parameters' names are sent.
-            bucket_bytes: under stage 3, most bytes of parameters gathered at once (a larger one goes alone).
+            module: a Hugging Face model, bare (not what an engine puts around it): its parameters' names are sent.
+            bucket_bytes: most bytes of parameters gathered at once (a larger one goes alone).
+            sharding: of its weights.
             dtype: floating-point parameters are converted to it; None leaves them as they are.
             all_ranks: whether every rank yields the tensors.
         """
         self._all_ranks = all_ranks
-        self._module = module
+        self._module, self._sharding = module, sharding
         self._bucket_bytes = bucket_bytes
         self._dtype = dtype
 
     def metadata(self) -> list[ParamInfo]:
         """Name, dtype as yielded, and full shape of every parameter, in the order of iteration."""
         return [
-            ParamInfo(plain_name(name), dtype_name(self._wire_dtype(parameter)), full_shape(parameter))
+            ParamInfo(plain_name(name), dtype_name(self._wire_dtype(parameter)), self._sharding.full_shape(parameter))
             for name, parameter in self._base_parameters()
         ]
 
@@ -57,7 +63,7 @@ class ZeroWeightSource:
         for group in self._groups():
             needed = [parameter for _, parameter in group]
             needed += [part for name, _ in group if name in adapted for part in adapter_parameters(adapted[name])]
-            with _gathered(needed):
+            with self._sharding.gathered(needed):
                 for name, parameter in group if keep else ():
                     yield plain_name(name), self._copy(parameter, adapted.get(name))
 
@@ -76,7 +82,7 @@ class ZeroWeightSource:
         group: list[tuple[str, nn.Parameter]] = []
         held = 0
         for name, parameter in self._base_parameters():
-            size = prod(full_shape(parameter)) * parameter.element_size()
+            size = prod(self._sharding.full_shape(parameter)) * parameter.element_size()
             if group and held + size > self._bucket_bytes:
                 yield group
                 group, held = [], 0
@@ -89,13 +95,13 @@ class ZeroWeightSource:
         return self._dtype if self._dtype is not None and parameter.is_floating_point() else parameter.dtype
 
 
-def gathered_state_dict(module: nn.Module, bucket_bytes: int, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+def gathered_state_dict(module: nn.Module, bucket_bytes: int, sharding: Sharding = UNSHARDED) -> dict[str, Tensor]:
     """The module's full state dict in host memory on rank 0, ``{}`` on the other ranks; every rank must call it.
 
-    Holds each tied parameter once (see :class:`ZeroWeightSource`), and the persistent buffers. Arguments are
-    ZeroWeightSource's.
+    Holds each tied parameter once (see :class:`WeightSource`), and the persistent buffers. Arguments are
+    WeightSource's.
     """
-    state = {name: tensor.cpu() for name, tensor in ZeroWeightSource(module, bucket_bytes, dtype)}
+    state = {name: tensor.cpu() for name, tensor in WeightSource(module, bucket_bytes, sharding)}
     if _rank() != 0:
         return {}
     persistent = module.state_dict().keys()
@@ -105,29 +111,15 @@ def gathered_state_dict(module: nn.Module, bucket_bytes: int, dtype: torch.dtype
     return state
 
 
-def gathered_adapter(module: nn.Module) -> dict[str, Tensor]:
+def gathered_adapter(module: nn.Module, sharding: Sharding = UNSHARDED) -> dict[str, Tensor]:
     """The adapter's tensors in host memory on rank 0 under peft's names, ``{}`` on the others; every rank calls it."""
     state = {}
     for name, parameter in module.named_parameters():
         if is_adapter(name):
-            with _gathered([parameter]):
+            with sharding.gathered([parameter]):
                 if _rank() == 0:
                     state[f"base_model.model.{name.replace(f'.{ADAPTER}.', '.')}"] = parameter.detach().cpu().clone()
     return state
-
-
-def full_shape(parameter: Any) -> tuple[int, ...]:
-    """The unsharded shape; ZeRO stage 3 keeps it in ds_shape and leaves the parameter itself empty."""
-    return tuple(parameter.ds_shape if hasattr(parameter, "ds_shape") else parameter.shape)
-
-
-def _gathered(parameters: list[nn.Parameter]) -> AbstractContextManager[Any]:
-    """The context in which ``parameters`` are full on every rank."""
-    if not any(hasattr(parameter, "ds_id") for parameter in parameters):
-        return nullcontext()
-    import deepspeed  # type: ignore[import-untyped]
-
-    return deepspeed.zero.GatheredParameters(parameters)
 
 
 def _rank() -> int:

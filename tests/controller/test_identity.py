@@ -87,6 +87,7 @@ def test_how_the_work_is_laid_out_and_looked_at_may_change() -> None:
             "run.eval_every=5",
             "actor.num_workers=4",
             "actor.zero_stage=3",
+            "actor.train_engine=zero",
             "actor.micro_batch_tokens=100",
             "actor.layout=packed",
             "rollout.num_engines=3",

@@ -20,7 +20,7 @@ def test_the_average_follows_the_weights_and_leaves_frozen_ones_alone() -> None:
             model.weight.fill_(value)
         average.update()
         wanted = 0.9 * wanted + 0.1 * value
-    ((name, start, part),) = average.parts(rank=0)
+    ((name, start, part),) = average.parts()
     assert (name, start, part.tolist()) == ("weight", 0, pytest.approx([wanted, wanted]))
     with average.applied():
         assert model.weight.flatten().tolist() == pytest.approx([wanted, wanted])

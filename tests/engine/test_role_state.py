@@ -46,6 +46,7 @@ def text() -> Demonstrations:
 def role(folder: Path, stage: int, dtype: str, rank: int = 2) -> TrainedRoleConfig:
     """A role whose adapter (none with rank 0) drops half of its input."""
     return TrainedRoleConfig(
+        num_workers=dist.get_world_size(),
         model=ModelConfig(path=str(folder / "model"), dtype=dtype),
         zero_stage=stage,
         micro_batch_tokens=20,
@@ -92,12 +93,15 @@ def go_on(folder: Path, rank: int, world: int) -> None:
 
 
 def take_up(folder: Path, rank: int, world: int) -> None:
-    """Takes up what two ranks wrote in some layouts, in another of these, writes it down again, and goes on."""
+    """Takes up what two ranks wrote in some layouts, in another of these, writes it down again, and goes on.
+
+    Three ranks take up what one wrote of it, in one layout as plain torch.
+    """
     for number, (stage, dtype) in enumerate(SOME):
         source = folder / f"actor-0-{stage}-{dtype}"
         new_stage, new_dtype = SOME[(number + (2 if world == 1 else 1)) % len(SOME)]
         engine = make("actor", role(folder, new_stage, new_dtype, 0))
-        engine.load_checkpoint(source / "half")
+        engine.load_checkpoint(source / ("half" if world == 1 else "by-1"))
         engine.save_checkpoint(source / f"by-{world}")
         losses = learn(engine, 2)
         if rank == 0:

@@ -1,4 +1,4 @@
-"""Training under ZeRO on real gloo ranks: the same gradient however the batch is cut up."""
+"""Training on real gloo ranks: plain torch and every stage of ZeRO learn the same, however the batch is cut up."""
 
 from __future__ import annotations
 
@@ -55,9 +55,7 @@ def comparisons() -> Comparisons:
     return Comparisons(tokens, counts, prompts, ranks, answers, torch.tensor([9, 11, 10]))
 
 
-def work(
-    rank: int, folder: str, stage: int, budget: int, dtype: str, lr: float, eps: float, device_name: str = "cpu"
-) -> None:
+def work(rank: int, folder: str, case: dict, device_name: str = "cpu") -> None:
     """One rank: trains an actor, a critic and a reward model, and writes down what it saw."""
     from rlhf_dist.algo.losses import PolicyObjective
     from rlhf_dist.config.schema import ModelConfig, OptimConfig, TrainedRoleConfig
@@ -65,12 +63,14 @@ def work(
     from rlhf_dist.engine.policy import ActorEngine
     from rlhf_dist.engine.scalar import CriticEngine, TrainedRewardEngine
 
-    device = DEVICES[device_name]
+    device, stage, dtype = DEVICES[device_name], case["stage"], case["dtype"]
     role = TrainedRoleConfig(
+        num_workers=case["world"],
         model=ModelConfig(path=f"{folder}/model", dtype=dtype),
         zero_stage=stage,
-        micro_batch_tokens=budget,
-        optim=OptimConfig(lr=lr, eps=eps, grad_clip=0.5),
+        micro_batch_tokens=case["budget"],
+        train_engine=case["engine"],
+        optim=OptimConfig(lr=case["lr"], eps=case["eps"], grad_clip=0.5),
         ema_decay=0.6,
     )
     torch.manual_seed(0)
@@ -84,6 +84,7 @@ def work(
             sharded.fp16_partitioned_groups_flat, sharded.fp32_partitioned_groups_flat, strict=True
         ):
             assert flat.data_ptr() == master.data_ptr()
+    assert type(actor.runner).__name__ == {"torch": "TorchTrainEngine", "zero": "ZeroTrainEngine"}[case["engine"]]
     first = actor.logprobs(batch.sequences)
     mine = actor.runner.my_rows(batch.sequences.lengths).tolist()
     seen = {
@@ -106,7 +107,7 @@ def work(
     actor.save_checkpoint(Path(folder, "checkpoint"))
     again = ActorEngine(role, device, 0.8, 10)
     again.load_checkpoint(Path(folder, "checkpoint"))
-    for ours, theirs in zip(again.runner.average.parts(rank), actor.runner.average.parts(rank), strict=True):
+    for ours, theirs in zip(again.runner.average.parts(), actor.runner.average.parts(), strict=True):
         assert ours[:2] == theirs[:2] and torch.equal(ours[2], theirs[2])
     scores = reward.sequence_scores(text())
     reward.shift(0.75)
@@ -131,6 +132,7 @@ class Case:
         budget: tokens of a micro-batch.
         dtype: of the weights.
         lr, eps: of Adam.
+        engine: the role's train_engine.
     """
 
     world: int
@@ -139,21 +141,25 @@ class Case:
     dtype: str = "float32"
     lr: float = 1e-2
     eps: float = 1e-8
+    engine: str = "zero"
 
 
-# One rank, no ZeRO, everything in one micro-batch: what all others are compared with.
-ALONE = Case(1, 0, 10_000)
+# One rank, plain torch, everything in one micro-batch: what all others are compared with.
+ALONE = Case(1, 0, 10_000, engine="torch")
 # With so large an epsilon Adam's update is a multiple of the gradient, and a small error of the gradient is a small one
 # of the weights. With a usual one the update is the gradient's sign, nearly: where the gradient is close to zero, the
 # rounding of the processor at hand decides it, and in bfloat16 that moved single log-probabilities by 0.7.
 SMOOTH = replace(ALONE, lr=0.1, eps=0.1)
-BFLOAT16 = [replace(SMOOTH, world=world, stage=stage, budget=30, dtype="bfloat16") for world, stage in ((1, 0), (2, 3))]
+BFLOAT16 = [
+    replace(SMOOTH, world=world, stage=stage, budget=30, dtype="bfloat16", engine=engine)
+    for world, stage, engine in ((1, 0, "torch"), (1, 0, "zero"), (2, 3, "zero"))
+]
 
 
 def train(folder: Path, ranks: Ranks, case: Case, device: str = "cpu") -> dict:
     """Runs all ranks; gives rank 0's figures, with the log-probabilities of all rows."""
     write_model(folder / "model")
-    ranks.run(case.world, str(folder), case.stage, case.budget, case.dtype, case.lr, case.eps, device)
+    ranks.run(case.world, str(folder), vars(case), device)
     seen = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(case.world)]
     for key in ("before", "logprobs", "averaged"):
         seen[0][key] = {row: values for one in seen for row, values in one[key].items()}
@@ -203,14 +209,19 @@ def alone(alone_folder: Path, ranks: Ranks) -> dict:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "world,stage,budget",
-    [(1, 0, 12), (2, 0, 12), (2, 1, 30), (2, 2, 12), (2, 3, 12), (3, 3, 30)],
-    ids=lambda value: str(value),
+    "case",
+    [
+        Case(1, 0, 12, engine="torch"),
+        *(Case(1, stage, 12) for stage in range(4)),
+        *(Case(2, stage, 30 if stage == 1 else 12) for stage in range(4)),
+        Case(3, 3, 30),
+    ],
+    ids=lambda case: f"{case.engine}-{case.world}-{case.stage}",
 )
-def test_workers_stages_and_micro_batches_do_not_change_losses_gradients_or_weights(
-    tmp_path: Path, ranks: Ranks, alone: dict, world: int, stage: int, budget: int
+def test_engines_workers_stages_and_micro_batches_do_not_change_losses_gradients_or_weights(
+    tmp_path: Path, ranks: Ranks, alone: dict, case: Case
 ) -> None:
-    seen = train(tmp_path, ranks, Case(world, stage, budget))
+    seen = train(tmp_path, ranks, case)
     assert numbers(seen) == pytest.approx(numbers(alone), rel=1e-4, abs=2e-5)
 
 
@@ -220,7 +231,7 @@ def smooth(tmp_path_factory: pytest.TempPathFactory, ranks: Ranks) -> dict:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", BFLOAT16, ids=lambda case: f"{case.world}-{case.stage}")
+@pytest.mark.parametrize("case", BFLOAT16, ids=lambda case: f"{case.engine}-{case.world}-{case.stage}")
 def test_bfloat16_learns_what_float32_does_within_its_rounding(
     tmp_path: Path, ranks: Ranks, smooth: dict, case: Case
 ) -> None:

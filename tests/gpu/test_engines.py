@@ -18,7 +18,7 @@ from rlhf_dist.controller.parity import TOLERANCES
 from rlhf_dist.rollout.protocol import SamplingOptions
 from rlhf_dist.rollout.vllm_engine import engine_env
 from rlhf_dist.weights.groups import TransferPlan
-from rlhf_dist.weights.source import ZeroWeightSource
+from rlhf_dist.weights.source import WeightSource
 from tests.rollout.engines import ROLLOUT, RemoteEngine, load, prompts, reference_logprobs
 from tests.tiny import write_model
 
@@ -77,7 +77,7 @@ def test_weights_arrive_by_each_transport(engine, device, models) -> None:
     device.set_current()
     for version, transport in enumerate(carriers(device), start=1):
         new, old = models[version % 2], models[(version + 1) % 2]
-        source = ZeroWeightSource(load(new).to(device.torch_device(), device.dtype("auto")), 1 << 16)
+        source = WeightSource(load(new).to(device.torch_device(), device.dtype("auto")), 1 << 16)
         plan = TransferPlan(transport, ("actor 0", "rollout 0"), 50_000, 60.0, None)
         group = plan.listen("127.0.0.1", device)
         with ThreadPoolExecutor(1) as pool:

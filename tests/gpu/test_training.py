@@ -59,9 +59,13 @@ def on_cpu(device, tmp_path_factory) -> dict:
         ranks.close()
 
 
-def check(device, ranks, on_cpu, folder, world, stage) -> None:
-    seen = train(folder, ranks, replace(SMOOTH, world=world, stage=stage, budget=30), device.name)
+def check(device, ranks, on_cpu, folder, world, stage, engine="zero") -> None:
+    seen = train(folder, ranks, replace(SMOOTH, world=world, stage=stage, budget=30, engine=engine), device.name)
     assert numbers(seen) == pytest.approx(numbers(on_cpu), rel=2e-3, abs=1e-3)
+
+
+def test_training_by_plain_torch_is_the_cpus(device, ranks, on_cpu, tmp_path) -> None:
+    check(device, ranks, on_cpu, tmp_path, 1, 0, "torch")
 
 
 @pytest.mark.parametrize("stage", range(4))

@@ -15,7 +15,7 @@ from rlhf_dist.errors import UserError
 from rlhf_dist.models.language import PolicyModel, load_policy, load_scalar
 from rlhf_dist.models.layout import lay_out
 from rlhf_dist.models.lora import without_adapter
-from rlhf_dist.weights.source import ZeroWeightSource, gathered_adapter
+from rlhf_dist.weights.source import WeightSource, gathered_adapter
 from tests.tiny import VOCABULARY, write_model
 
 LORA = AdapterConfig(rank=4, alpha=8)
@@ -83,7 +83,7 @@ def test_logprobs_and_gradients_are_pefts(path: Path) -> None:
 
 def test_the_merged_weights_are_a_plain_checkpoint_that_computes_the_same(path: Path) -> None:
     policy = filled(path)
-    source = ZeroWeightSource(policy.lm, 1 << 20)
+    source = WeightSource(policy.lm, 1 << 20)
     state = dict(source)
     plain = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     assert state.keys() == dict(plain.named_parameters()).keys() == {info.name for info in source.metadata()}

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from rlhf_dist.config.schema import ModelConfig, RolloutConfig
 from rlhf_dist.device import CPU
 from rlhf_dist.types import Prompts
-from rlhf_dist.weights.source import ZeroWeightSource
+from rlhf_dist.weights.source import WeightSource
 from rlhf_dist.weights.transport import BroadcastGroup
 
 EOS = 2
@@ -128,7 +128,7 @@ def sender_to(engines, bucket_bytes=50_000, timeout_s=30.0, processes=1):
 
 def push(sender, engines, folder, version):
     """Sends the weights of the model in ``folder`` to all ``engines``."""
-    source = ZeroWeightSource(load(folder), 1 << 20)
+    source = WeightSource(load(folder), 1 << 20)
     with ThreadPoolExecutor() as pool:
         receives = [pool.submit(engine.call, "receive", source.metadata(), version) for engine in engines]
         sender.send(source.metadata(), source)

@@ -10,7 +10,7 @@ from rlhf_dist.device import CPU
 from rlhf_dist.errors import RunError
 from rlhf_dist.rollout.hf_engine import HFEngine
 from rlhf_dist.rollout.protocol import SamplingOptions
-from rlhf_dist.weights.source import ZeroWeightSource
+from rlhf_dist.weights.source import WeightSource
 from rlhf_dist.weights.transport import BroadcastGroup
 from tests.rollout.engines import EOS, ROLLOUT, prompts
 from tests.tiny import write_model
@@ -40,7 +40,7 @@ def test_two_engines_of_one_group_sample_as_one(folder, tmp_path):
     other = write_model(tmp_path / "other", tied=True, seed=2)
     engines = [hf_engine(folder), hf_engine(folder)]
     sender = group_of(engines)
-    source = ZeroWeightSource(hf_engine(other)._model, 1 << 20)
+    source = WeightSource(hf_engine(other)._model, 1 << 20)
     with ThreadPoolExecutor() as pool:
         receives = [pool.submit(engine.receive, source.metadata(), 3) for engine in engines]
         sender.send(source.metadata(), source)
@@ -64,7 +64,7 @@ def test_weights_of_another_model_are_refused(folder, tmp_path):
     group_of([engine])
     untied = hf_engine(write_model(tmp_path / "untied", tied=False, seed=1))
     with pytest.raises(RunError, match=r"differ in 1 names, as lm_head\.weight"):
-        engine.receive(ZeroWeightSource(untied._model, 1 << 20).metadata(), 1)
+        engine.receive(WeightSource(untied._model, 1 << 20).metadata(), 1)
 
 
 def test_batches_larger_than_max_batch_are_sampled_in_turns(folder):

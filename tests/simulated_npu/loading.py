@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from rlhf_dist.config.schema import FrozenRoleConfig, ModelConfig, TrainedRoleConfig
 from rlhf_dist.device import NPU
-from rlhf_dist.engine.zero import ZeroRunner, ZeroTrainer
+from rlhf_dist.engine.zero import ZeroForwardEngine, ZeroTrainEngine
 from rlhf_dist.models.language import PolicyModel
 
 
@@ -39,7 +39,7 @@ def main(rank: int, port: int) -> None:
         role = FrozenRoleConfig(zero_stage=3, num_workers=2, model=ModelConfig(path="", dtype=dtype))
         torch.npu.reset_peak_memory_stats()
         before = torch.npu.memory_allocated()
-        frozen = ZeroRunner(model, NPU, role)
+        frozen = ZeroForwardEngine(model, NPU, role)
         assert torch.npu.memory_allocated() - before <= 0.51 * sum(sizes)
         peak = torch.npu.max_memory_allocated() - before
         # Half of the model, and one parameter with the copies that a broadcast and a cut make of it.
@@ -51,7 +51,7 @@ def main(rank: int, port: int) -> None:
     learner = replace(TrainedRoleConfig(zero_stage=3), num_workers=2, model=ModelConfig(path="", dtype="float32"))
     torch.npu.reset_peak_memory_stats()
     before = torch.npu.memory_allocated()
-    trained = ZeroTrainer(model, NPU, learner, 1)
+    trained = ZeroTrainEngine(model, NPU, learner, 1)
     held, peak = torch.npu.memory_allocated() - before, torch.npu.max_memory_allocated() - before
     # DeepSpeed makes float32 copies of the shards, which are given back again where these are float32 themselves.
     assert peak <= held + 0.5 * sum(sizes) + 4 * max(sizes), (held, peak)

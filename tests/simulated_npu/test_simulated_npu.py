@@ -88,14 +88,18 @@ def on_cpu(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, dict]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("world,stage", [(1, 0), (2, 0), (2, 1), (2, 2), (1, 3), (2, 3)], ids=str)
-def test_training_is_the_cpus(tmp_path: Path, ranks: Ranks, on_cpu: tuple[dict, dict], world: int, stage: int) -> None:
-    seen = train(tmp_path, ranks, Case(world, stage, 30), "npu")
+@pytest.mark.parametrize(
+    "case",
+    [Case(1, 0, 30, engine="torch"), *(Case(*layout, 30) for layout in ((2, 0), (2, 1), (2, 2), (1, 3), (2, 3)))],
+    ids=lambda case: f"{case.engine}-{case.world}-{case.stage}",
+)
+def test_training_is_the_cpus(tmp_path: Path, ranks: Ranks, on_cpu: tuple[dict, dict], case: Case) -> None:
+    seen = train(tmp_path, ranks, case, "npu")
     assert numbers(seen) == pytest.approx(numbers(on_cpu[0]), rel=1e-4, abs=2e-5)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", BFLOAT16, ids=lambda case: f"{case.world}-{case.stage}")
+@pytest.mark.parametrize("case", BFLOAT16, ids=lambda case: f"{case.engine}-{case.world}-{case.stage}")
 def test_training_in_bfloat16_is_the_cpus_within_rounding(
     tmp_path: Path, ranks: Ranks, on_cpu: tuple[dict, dict], case: Case
 ) -> None:

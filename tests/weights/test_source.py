@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from rlhf_dist.engine.zero_settings import initialize_deepspeed
+from rlhf_dist.engine.zero_shards import Zero3Sharding
 from rlhf_dist.weights.packing import ParamInfo
-from rlhf_dist.weights.source import ZeroWeightSource, gathered_state_dict
+from rlhf_dist.weights.sharding import UNSHARDED
+from rlhf_dist.weights.source import WeightSource, gathered_state_dict
 
 BUCKET = 40_000  # bytes: several groups for the tiny model, smaller than its embedding
 STAGES = (0, 1, 2, 3)
@@ -43,7 +45,7 @@ def checkpoint(model):
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_plain_module_yields_its_checkpoint_in_own_copies(tied):
     model = tiny_llama(tied)
-    source = ZeroWeightSource(model, BUCKET)
+    source = WeightSource(model, BUCKET)
     pairs = list(source)
     assert [ParamInfo.of(*pair) for pair in pairs] == source.metadata()
     expected = checkpoint(model)
@@ -61,7 +63,7 @@ def test_the_wire_dtype_converts_floating_point_parameters_only():
             self.weight = torch.nn.Parameter(torch.randn(3, 5))
             self.steps = torch.nn.Parameter(torch.arange(4), requires_grad=False)
 
-    source = ZeroWeightSource(Mixed(), BUCKET, torch.bfloat16)
+    source = WeightSource(Mixed(), BUCKET, dtype=torch.bfloat16)
     assert [info.dtype for info in source.metadata()] == ["bfloat16", "int64"]
     assert [tensor.dtype for _, tensor in source] == [torch.bfloat16, torch.int64]
 
@@ -87,9 +89,9 @@ def zero_engine(model, stage, bf16):
     return initialize_deepspeed(model=model, optimizer=optimizer, config=config)[0]
 
 
-def streamed(module):
+def streamed(module, sharding):
     """What the source says and yields on this rank."""
-    source = ZeroWeightSource(module, BUCKET)
+    source = WeightSource(module, BUCKET, sharding)
     metadata = source.metadata()
     return metadata, [(name, tensor) for name, tensor in source]
 
@@ -122,11 +124,12 @@ def measure(rank, tied, bf16, stage):
     model = tiny_llama(tied)
     expected = checkpoint(model)
     engine = zero_engine(model, stage, bf16)
-    metadata, before = streamed(engine.module)
+    sharding = Zero3Sharding(engine, rank) if stage == 3 else UNSHARDED
+    metadata, before = streamed(engine.module, sharding)
     tokens = torch.arange(12).view(1, 12) + rank
     engine.backward(engine(input_ids=tokens, labels=tokens).loss)
     engine.step()
-    state = gathered_state_dict(engine.module, BUCKET)
+    state = gathered_state_dict(engine.module, BUCKET, sharding)
     return {
         "metadata": metadata == [ParamInfo.of(*pair) for pair in before] if rank == 0 else before == [],
         "shapes": {info.name: info.shape for info in metadata} == {k: tuple(v.shape) for k, v in expected.items()},

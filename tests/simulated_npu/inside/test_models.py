@@ -17,7 +17,7 @@ from rlhf_dist.models.layout import lay_out, resolve_layout
 from rlhf_dist.rollout.hf_engine import HFEngine
 from rlhf_dist.rollout.protocol import SamplingOptions
 from rlhf_dist.types import Demonstrations
-from rlhf_dist.weights.source import ZeroWeightSource
+from rlhf_dist.weights.source import WeightSource
 from rlhf_dist.weights.transport import BroadcastGroup
 from tests.rollout.engines import EOS, ROLLOUT, prompts
 from tests.tiny import VOCABULARY, write_model
@@ -106,7 +106,7 @@ def test_the_rollout_engine_takes_weights_over_hccl(folder, tmp_path, monkeypatc
     other = write_model(tmp_path / "other", seed=2)
     receiver = engine(folder, NPU)
     sender = BroadcastGroup.listen("127.0.0.1", ["actor 0", "rollout 0"], NPU, 1 << 16, 20.0)
-    source = ZeroWeightSource(engine(other, NPU)._model, 1 << 20)
+    source = WeightSource(engine(other, NPU)._model, 1 << 20)
     with ThreadPoolExecutor() as pool:
         joined = pool.submit(receiver.join, sender.endpoint, 1)
         sender.connect()
@@ -123,17 +123,27 @@ def test_the_rollout_engine_takes_weights_over_hccl(folder, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize(
-    "dtype,stage", [("float32", 0), ("float32", 3), ("bfloat16", 1), ("bfloat16", 2), ("bfloat16", 3)], ids=str
+    "dtype,stage,train_engine",
+    [
+        ("float32", 0, "torch"),
+        ("bfloat16", 0, "torch"),
+        ("float32", 0, "zero"),
+        ("float32", 3, "zero"),
+        ("bfloat16", 1, "zero"),
+        ("bfloat16", 2, "zero"),
+        ("bfloat16", 3, "zero"),
+    ],
+    ids=str,
 )
-def test_a_model_that_learns_leaves_the_device_and_comes_back_as_it_was(folder, one_rank, stage, dtype):
+def test_a_model_that_learns_leaves_the_device_and_comes_back_as_it_was(folder, one_rank, stage, dtype, train_engine):
     """Between its steps it goes to host memory, wholly or but for its weights; it learns what it would have anyway."""
-    stays = learner(folder, stage, dtype)
+    stays = learner(folder, stage, dtype, train_engine)
     for _ in range(3):
         stays.fit(DEMONSTRATIONS, None)
     wanted = local_weights(stays)
     del stays
     gc.collect()
-    goes = learner(folder, stage, dtype)
+    goes = learner(folder, stage, dtype, train_engine)
     for number in range(3):
         goes.fit(DEMONSTRATIONS, None)
         losses = goes.token_losses(DEMONSTRATIONS)
@@ -165,8 +175,8 @@ DEMONSTRATIONS = Demonstrations(
 )
 
 
-def learner(folder, stage, dtype):
-    role = TrainedRoleConfig(zero_stage=stage, ema_decay=0.9)
+def learner(folder, stage, dtype, train_engine="auto"):
+    role = TrainedRoleConfig(zero_stage=stage, train_engine=train_engine, ema_decay=0.9)
     role.model = ModelConfig(path=str(folder), dtype=dtype)
     role.optim.lr = 1e-3
     return ActorEngine(role, NPU, 1.0, 10)
