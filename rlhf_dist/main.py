@@ -1,42 +1,96 @@
-"""The entry points of launch/: a command line to an exit code."""
+"""The entry points of launch/: a command line to an exit code.
+
+A configuration is read, completed and checked without torch, so that a mistake in it is said at once; only then is the
+job's module brought in, and with it the heavy libraries.
+"""
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from rlhf_dist.cluster.fork_server import ForkServer
 from rlhf_dist.config.load import load_config
+from rlhf_dist.config.resolve import resolve_dpo, resolve_ppo
 from rlhf_dist.config.schema import DPOConfig, PPOConfig, RewardModelConfig, SFTConfig
+from rlhf_dist.config.validate import validate_dpo, validate_ppo, validate_reward, validate_sft
+from rlhf_dist.device import CPU, is_surely_cpu
 from rlhf_dist.errors import ClusterError, RunError, StoppedByUser, UserError
-from rlhf_dist.jobs.dpo import run_dpo
-from rlhf_dist.jobs.ppo import run_ppo
-from rlhf_dist.jobs.reward_model import run_reward
-from rlhf_dist.jobs.sft import run_sft
 
 
-def ppo(argv: Sequence[str], default_config: Path) -> int:
-    """`launch/ppo_llama.py`. Returns the exit code."""
-    return _guarded(lambda: run_ppo(load_config(PPOConfig, argv, default_config)))
+@dataclass(frozen=True)
+class Job:
+    """One of the launchers' jobs.
+
+    Attributes:
+        schema: the class of its configuration.
+        complete: fills in what one key takes from another.
+        validate: raises UserError on what cannot run.
+        module: where its ``run`` stands.
+    """
+
+    schema: type
+    complete: Callable[[Any], Any]
+    validate: Callable[[Any], None]
+    module: str
 
 
-def sft(argv: Sequence[str], default_config: Path) -> int:
-    """`launch/sft_llama.py`. Returns the exit code."""
-    return _guarded(lambda: run_sft(load_config(SFTConfig, argv, default_config)))
+JOBS = {
+    "sft": Job(SFTConfig, lambda config: config, validate_sft, "rlhf_dist.jobs.sft"),
+    "reward": Job(RewardModelConfig, lambda config: config, validate_reward, "rlhf_dist.jobs.reward_model"),
+    "ppo": Job(PPOConfig, resolve_ppo, validate_ppo, "rlhf_dist.jobs.ppo"),
+    "dpo": Job(DPOConfig, resolve_dpo, validate_dpo, "rlhf_dist.jobs.dpo"),
+}
 
 
-def reward(argv: Sequence[str], default_config: Path) -> int:
-    """`launch/reward_llama.py`. Returns the exit code."""
-    return _guarded(lambda: run_reward(load_config(RewardModelConfig, argv, default_config)))
+def run(name: str, argv: Sequence[str], default_config: Path) -> Path:
+    """Runs a job. Returns the run's directory.
+
+    Args:
+        name: of :data:`JOBS`.
+        argv: `[--config FILE] [key=value ...] [--help]`.
+        default_config: the recipe where `--config` names none.
+
+    Raises:
+        UserError, ClusterError, RunError, StoppedByUser: as errors.py says.
+        SystemExit: after `--help` was printed.
+    """
+    job = JOBS[name]
+    config = job.complete(load_config(job.schema, argv, default_config))
+    job.validate(config)
+    with _fork_server(config) as forks:
+        directory = importlib.import_module(job.module).run(config, forks)
+    root: Path = directory.root
+    return root
 
 
-def dpo(argv: Sequence[str], default_config: Path) -> int:
-    """`launch/dpo_llama.py`. Returns the exit code."""
-    return _guarded(lambda: run_dpo(load_config(DPOConfig, argv, default_config)))
+def launch(name: str, argv: Sequence[str], default_config: Path) -> int:
+    """Runs a job from its command line. Whatever a user can do something about becomes one line. The exit code."""
+    return guarded(lambda: run(name, argv, default_config))
 
 
-def _guarded(job: Callable[[], None]) -> int:
+@contextmanager
+def _fork_server(config: Any) -> Iterator[ForkServer | None]:
+    """Begins to import the workers' libraries beside our own, where the run will start a cluster on a CPU."""
+    cluster = config.cluster
+    starts_one = not (cluster.address or os.environ.get("RAY_ADDRESS"))
+    if not (cluster.fork_workers and starts_one and is_surely_cpu(config.run.device)):
+        yield None
+        return
+    forks = ForkServer(CPU.worker_env(os.cpu_count() or 1))
+    try:
+        yield forks
+    finally:
+        forks.close()
+
+
+def guarded(job: Callable[[], object]) -> int:
     """Runs ``job``; whatever a user can do something about becomes one line and its exit code."""
     try:
         job()

@@ -36,6 +36,7 @@ class WorkerGroup:
         cluster: the deadlines of starting and of each collective among the workers; their network and environment.
         gauges: told how many calls the workers have not answered.
         host: address at which the workers listen for one another; None: their nodes' own.
+        py_executable: the command by which Ray starts a worker's Python; None: as it started the driver's.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class WorkerGroup:
         cluster: ClusterConfig,
         gauges: RunGauges,
         host: str | None,
+        py_executable: str | None = None,
     ) -> None:
         resources = placement.roles[role]
         self.role, self.size, self.device = role, resources.workers, placement.device_of(role)
@@ -60,12 +62,15 @@ class WorkerGroup:
         self.logs = [str(log_dir / f"{name}.log") for name in self.worker_names]
         worker_env = self.device.worker_env(resources.threads, cluster.interface) | placement.hidden_env(role)
         worker_env |= env
+        runtime_env: dict[str, Any] = {"env_vars": worker_env}
+        if py_executable is not None:
+            runtime_env["py_executable"] = py_executable
         # Ray's dashboard and `ps` show an actor by its class: one named after the role tells which is which.
         actor_class = ray.remote(type("".join(part.capitalize() for part in role.split("-")), (Worker,), {}))
         self.workers = [
-            actor_class.options(
-                name=f"{run}/{name}", runtime_env={"env_vars": worker_env}, **placement.options(role, rank)
-            ).remote(name, log, os.getcwd(), self._visible(placement, rank), host)
+            actor_class.options(name=f"{run}/{name}", runtime_env=runtime_env, **placement.options(role, rank)).remote(
+                name, log, os.getcwd(), self._visible(placement, rank), host
+            )
             for rank, (name, log) in enumerate(zip(self.worker_names, self.logs, strict=True))
         ]
         variables = environment(cluster.env)

@@ -8,6 +8,7 @@ import socket
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import ray
 from ray._raylet import (  # type: ignore[attr-defined]
@@ -29,15 +30,28 @@ CONNECT_TIMEOUT_S = 10.0
 ANSWER_TIMEOUT_S = 60.0
 
 
+@dataclass(frozen=True)
+class Session:
+    """A connection to a cluster.
+
+    Attributes:
+        is_local: whether the cluster was started for this run, on this machine alone.
+    """
+
+    is_local: bool
+
+    @property
+    def listen_address(self) -> str | None:
+        """At which the run's workers shall listen for one another: the loopback, or None for each node's own."""
+        return LOOPBACK if self.is_local else None
+
+
 @contextmanager
-def ray_session(config: ClusterConfig, run: str) -> Iterator[str | None]:
+def ray_session(config: ClusterConfig, run: str) -> Iterator[Session]:
     """Connects to ``cluster.address``, else ``RAY_ADDRESS`` (a job has it set), else starts a local cluster.
 
     A cluster started here is stopped again at the end; one that was found is left running. What the run names there is
     in a namespace of its own, so that runs of the same name do not meet.
-
-    Yields the address at which the run's workers shall listen for one another: the loopback where the cluster is this
-    machine alone, else None, for each node's own.
 
     Raises:
         ClusterError: nothing answers at the address.
@@ -59,7 +73,7 @@ def ray_session(config: ClusterConfig, run: str) -> Iterator[str | None]:
     except RayError as error:
         raise ray_failure(error, f"connecting to {address or 'a local cluster'}") from error
     try:
-        yield None if address else LOOPBACK
+        yield Session(is_local=not address)
     except RayError as error:
         raise ray_failure(error, "the Ray cluster") from error
     finally:
@@ -111,6 +125,8 @@ def _start_local(config: ClusterConfig, namespace: str) -> None:
             log_to_driver=False,
             configure_logging=False,
             object_store_memory=int(config.object_store_gib * 2**30),
+            # Ray would start idle workers ahead, one a core, which a run's own processes have no use for.
+            _system_config={"prestart_worker_first_driver": False},
         )
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

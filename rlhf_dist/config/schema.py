@@ -226,6 +226,10 @@ class ClusterConfig:
     collective_timeout_s: Optional[float] = None  # any wait of a role's workers for one another, as while the first of
     # them saves; null: as call_timeout_s
     object_store_gib: float = 1.0  # of a local cluster that this run starts
+    fork_workers: bool = (
+        True  # where the run starts a cluster of its own on a CPU, fork its workers from one process that
+    )
+    # has imported their libraries, which saves seconds; false: each imports them for itself
     interface: Optional[str] = None  # network interface of the collectives between nodes, as eth0; null: theirs to find
     ports: Optional[str] = None  # range in which workers listen for one another, as 20000-20099; null: any free port
     env: list[str] = field(default_factory=list)  # further environment variables of every worker: NAME, with the value

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf_dist.config.schema import RunConfig
+from rlhf_dist.cluster.fork_server import ForkServer
+from rlhf_dist.cluster.group import Construction, WorkerGroup, build_groups
+from rlhf_dist.config.schema import ClusterConfig, RunConfig
 from rlhf_dist.controller.rundir import RunDir
 from rlhf_dist.errors import RunError
 
@@ -26,26 +28,61 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunContext:
-    """What a job and its loop write to, and whom they ask to run calls."""
+    """What a run works with: what it writes to, where its workers live, and who runs calls on them.
+
+    Attributes:
+        config: the section `run`.
+        cluster: the section `cluster`.
+        start: what the run goes on from, and its directory.
+        view: what the terminal shows.
+        timer: of the phases of a step.
+        stop: whether somebody asked the run to stop.
+        gauges: for Prometheus.
+        placement: where each role lives.
+        identity: what the run's result depends on.
+        listen_address: at which workers listen for one another; None: their nodes' own addresses.
+        forks: starts worker processes quickly; None: Ray starts them.
+    """
 
     config: RunConfig
+    cluster: ClusterConfig
     start: Start
-    gauges: RunGauges
     view: LiveView
     timer: Timer
     stop: StopSignal
+    gauges: RunGauges
     placement: Placement
-    timeout_s: float
     identity: Identity
+    listen_address: str | None
+    forks: ForkServer | None
 
     @property
     def directory(self) -> RunDir:
         """The run's directory."""
         return self.start.directory
 
+    def group(self, role: str, env: Mapping[str, str] | None = None) -> WorkerGroup:
+        """Starts the worker processes of ``role``, with further environment variables ``env``."""
+        return WorkerGroup(
+            self.config.name,
+            role,
+            self.placement,
+            self.directory.logs.absolute(),
+            {} if env is None else dict(env),
+            self.config.seed,
+            self.cluster,
+            self.gauges,
+            self.listen_address,
+            self.forks.py_executable if self.forks is not None else None,
+        )
+
+    def build(self, constructions: Sequence[Construction]) -> None:
+        """Makes the engines of the groups, and waits until they are there."""
+        build_groups(constructions, self.placement, self.cluster.start_timeout_s)
+
     def run(self, *calls: Any) -> list[Any]:
         """The answers to calls on roles, each waited for until the deadline."""
-        return self.placement.run(*calls, timeout_s=self.timeout_s)
+        return self.placement.run(*calls, timeout_s=self.cluster.call_timeout_s)
 
     def write_samples(self, samples: Iterable[Mapping[str, Any]]) -> None:
         """Appends lines to samples.jsonl."""

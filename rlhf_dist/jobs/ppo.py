@@ -1,52 +1,65 @@
-"""Step 3, PPO and what stands in its place, from its configuration to its summary."""
+"""Step 3, PPO and what stands in its place: from its configuration to its trainer."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rlhf_dist.config.resolve import resolve_ppo, reward_sources, shares_reference, unsharded_alone, uses_model
+from transformers import PreTrainedTokenizerBase
+
+from rlhf_dist.algo.advantages import ESTIMATORS, Estimator
+from rlhf_dist.algo.minibatches import steps_per_batch
+from rlhf_dist.cluster.fork_server import ForkServer
+from rlhf_dist.cluster.group import Construction, WorkerGroup
+from rlhf_dist.cluster.roles import Actor, AdapterOff, Critic, Reference, Reward, Rollout
+from rlhf_dist.cluster.weight_sync import WeightSync
+from rlhf_dist.config.resolve import reward_sources, shares_reference, unsharded_alone, uses_model
 from rlhf_dist.config.schema import ModelRoleConfig, PPOAlgoConfig, PPOConfig, RewardSourceConfig, RolloutConfig
-from rlhf_dist.config.validate import validate_ppo
+from rlhf_dist.controller.parity import TOLERANCES
+from rlhf_dist.controller.ppo import PPO, PPORoles, RewardSource
+from rlhf_dist.controller.ppo_trainer import PPOData, PPOTrainer
+from rlhf_dist.controller.rundir import RunDir
+from rlhf_dist.controller.trainer import RunContext, Trainer
+from rlhf_dist.controller.turns import Environment
+from rlhf_dist.controller.user_estimator import UserEstimator
+from rlhf_dist.controller.view import PPO_COLUMNS
+from rlhf_dist.data.functions import load_function
+from rlhf_dist.data.prompts import load_prompts
+from rlhf_dist.data.tokenizer import load_tokenizer
+from rlhf_dist.device import Device
+from rlhf_dist.engine.function_reward import FunctionScorer
+from rlhf_dist.engine.http_reward import HTTPScorer
+from rlhf_dist.engine.policy import ActorEngine, ReferenceEngine
+from rlhf_dist.engine.scalar import CriticEngine, RewardEngine
+from rlhf_dist.engine.text_reward import TextReward, TextScorer
 from rlhf_dist.errors import UserError
 from rlhf_dist.jobs.datasets import pretraining_text
-from rlhf_dist.jobs.shop import Prepared, Workshop, run_prepared
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from rlhf_dist.algo.advantages import Estimator
-    from rlhf_dist.cluster.group import Construction, WorkerGroup
-    from rlhf_dist.controller.ppo import PPORoles
-    from rlhf_dist.controller.trainer import RunContext, Trainer
-    from rlhf_dist.controller.turns import Environment
-    from rlhf_dist.device import Device
-    from rlhf_dist.engine.text_reward import TextScorer
+from rlhf_dist.jobs.run import Prepared, run_job
+from rlhf_dist.plan.extent import reach_of
+from rlhf_dist.plan.facts import cache_elements
+from rlhf_dist.plan.pools import ppo_pools, reward_role
+from rlhf_dist.rollout.hf_engine import HFEngine
+from rlhf_dist.rollout.sampling import engine_seed
+from rlhf_dist.rollout.vllm_engine import VLLMEngine, engine_env
 
 
-def run_ppo(config: PPOConfig) -> None:
-    config = resolve_ppo(config)
-    validate_ppo(config)
-    run_prepared(config, _prepare)
+def run(config: PPOConfig, forks: ForkServer | None) -> RunDir:
+    """Runs the job; see :func:`rlhf_dist.jobs.run.run_job`."""
+    return run_job(config, _prepare, forks)
 
 
 def _prepare(config: PPOConfig, device: Device) -> Prepared:
-    from rlhf_dist.controller.parity import TOLERANCES
-    from rlhf_dist.controller.ppo import PPO
-    from rlhf_dist.controller.ppo_trainer import PPOTrainer
-    from rlhf_dist.controller.view import PPO_COLUMNS
-    from rlhf_dist.plan.pools import ppo_pools
-
     pools = ppo_pools(config, device)
     data = _ppo_data(config)
     tolerance = config.weights.tolerance
     if tolerance is None:
         tolerance = max(TOLERANCES[device.dtype(name)] for name in (config.rollout.dtype, config.actor.model.dtype))
 
-    def build(workshop: Workshop, context: RunContext) -> Trainer:
-        roles = _ppo_roles(config, workshop, [data.tokenizer.eos_token_id])
+    def build(context: RunContext) -> Trainer:
+        roles = _ppo_roles(config, context, device, [data.tokenizer.eos_token_id])
         environment = _environment(config, data.tokenizer)
         ppo = PPO(config, roles, _estimator(config.ppo), environment, context.timer, tolerance)
         return PPOTrainer(config, ppo, data, context)
@@ -55,18 +68,11 @@ def _prepare(config: PPOConfig, device: Device) -> Prepared:
 
 
 def _estimator(ppo: PPOAlgoConfig) -> Estimator:
-    from rlhf_dist.algo.advantages import ESTIMATORS
-    from rlhf_dist.controller.user_estimator import UserEstimator
-    from rlhf_dist.data.functions import load_function
-
     name = ppo.advantage
     return ESTIMATORS[name] if name in ESTIMATORS else UserEstimator(name, load_function(name), ppo.function_timeout_s)
 
 
 def _environment(config: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> Environment | None:
-    from rlhf_dist.controller.turns import Environment
-    from rlhf_dist.data.functions import load_function
-
     rollout = config.rollout
     if rollout.environment is None:
         return None
@@ -83,13 +89,7 @@ def _environment(config: PPOConfig, tokenizer: PreTrainedTokenizerBase) -> Envir
     )
 
 
-def _ppo_data(config: PPOConfig) -> Any:
-    from rlhf_dist.controller.ppo_trainer import PPOData
-    from rlhf_dist.data.functions import load_function
-    from rlhf_dist.data.prompts import load_prompts
-    from rlhf_dist.data.tokenizer import load_tokenizer
-    from rlhf_dist.engine.function_reward import FunctionScorer
-
+def _ppo_data(config: PPOConfig) -> PPOData:
     model, data, limit = config.actor.model, config.data, config.rollout.max_prompt_tokens
     tokenizer = load_tokenizer(model.path, model.trust_remote_code)
     prompts = load_prompts(data.path, data.split, tokenizer, limit)
@@ -114,56 +114,42 @@ def _ppo_data(config: PPOConfig) -> Any:
     return PPOData(prompts, held_out, tokenizer, model.path, learned, text, judge)
 
 
-def _ppo_roles(config: PPOConfig, workshop: Workshop, stop_tokens: list[int]) -> PPORoles:
+def _ppo_roles(config: PPOConfig, context: RunContext, device: Device, stop_tokens: list[int]) -> PPORoles:
     """Starts all workers, lets them load at the same time, and opens the way of the weights."""
-    from rlhf_dist.algo.minibatches import steps_per_batch
-    from rlhf_dist.cluster import roles
-    from rlhf_dist.cluster.group import Construction
-    from rlhf_dist.cluster.weight_sync import WeightSync
-    from rlhf_dist.controller.ppo import PPORoles, RewardSource
-    from rlhf_dist.engine.policy import ActorEngine, ReferenceEngine
-    from rlhf_dist.engine.scalar import CriticEngine
-    from rlhf_dist.plan.pools import reward_role
-    from rlhf_dist.rollout.vllm_engine import engine_env
-
-    device, temperature = workshop.device, config.rollout.temperature
+    temperature = config.rollout.temperature
     samples = config.ppo.prompts_per_step * config.rollout.samples_per_prompt
     total = config.ppo.steps * steps_per_batch(samples, config.ppo.minibatch_size, config.ppo.epochs)
     making: list[Construction] = []
 
-    def modelled(name: str, factory: Any, role: ModelRoleConfig, *args: Any) -> WorkerGroup:
-        group, first = workshop.group(name, {}), unsharded_alone(role, device)
+    def modelled(name: str, factory: Callable[..., Any], role: ModelRoleConfig, *args: Any) -> WorkerGroup:
+        group, first = context.group(name), unsharded_alone(role, device)
         making.append(Construction(group, factory, lambda _: (first, device, *args), collective=True))
         return group
 
     # The engines come first: where devices are shared, vLLM takes its measure of an empty one.
-    rollout = workshop.group("rollout", engine_env(device) if config.rollout.backend == "vllm" else {})
-    making.append(_rollout_engines(config, rollout, workshop.placement.beside("rollout"), stop_tokens))
-    policy = roles.Actor(modelled("actor", ActorEngine, config.actor, temperature, total))
-    critic = roles.Critic(modelled("critic", CriticEngine, config.critic, total)) if config.ppo.use_critic else None
-    reference: roles.Reference | roles.AdapterOff = (
-        roles.AdapterOff(policy.group)
+    rollout = context.group("rollout", engine_env(device) if config.rollout.backend == "vllm" else {})
+    making.append(_rollout_engines(config, rollout, context.placement.beside("rollout"), stop_tokens))
+    policy = Actor(modelled("actor", ActorEngine, config.actor, temperature, total))
+    critic = Critic(modelled("critic", CriticEngine, config.critic, total)) if config.ppo.use_critic else None
+    reference: Reference | AdapterOff = (
+        AdapterOff(policy.group)
         if shares_reference(config)
-        else roles.Reference(modelled("reference", ReferenceEngine, config.reference, temperature))
+        else Reference(modelled("reference", ReferenceEngine, config.reference, temperature))
     )
     rewards = []
     for name, source in reward_sources(config).items():
-        scorer = workshop.group(reward_role(name), {})
+        scorer = context.group(reward_role(name))
         making.append(_scorers(config, source, scorer))
-        rewards.append(RewardSource(name, source.weight, roles.Reward(scorer)))
-    workshop.build(making)
-    engines = roles.Rollout(rollout)
+        rewards.append(RewardSource(name, source.weight, Reward(scorer)))
+    context.build(making)
+    engines = Rollout(rollout)
     weights = WeightSync(
-        policy, engines, workshop.placement, config.rollout.tensor_parallel, config.weights, config.cluster
+        policy, engines, context.placement, config.rollout.tensor_parallel, config.weights, config.cluster
     )
-    return PPORoles(policy, critic, tuple(rewards), reference, engines, weights, workshop.placement)
+    return PPORoles(policy, critic, tuple(rewards), reference, engines, weights, context.placement)
 
 
 def _scorers(config: PPOConfig, source: RewardSourceConfig, group: WorkerGroup) -> Construction:
-    from rlhf_dist.cluster.group import Construction
-    from rlhf_dist.engine.scalar import RewardEngine
-    from rlhf_dist.engine.text_reward import TextReward
-
     if uses_model(source):
         arguments = (unsharded_alone(source, group.device), group.device)
         return Construction(group, RewardEngine, lambda _: arguments, collective=True)
@@ -182,9 +168,6 @@ def _token(source: RewardSourceConfig) -> str | None:
 
 
 def _text_scorer(source: RewardSourceConfig, token: str | None) -> TextScorer:
-    from rlhf_dist.engine.function_reward import FunctionScorer
-    from rlhf_dist.engine.http_reward import HTTPScorer
-
     if source.function is not None:
         return FunctionScorer(source.function, source.function_timeout_s)
     assert source.endpoint is not None, "checked by validate"
@@ -193,9 +176,6 @@ def _text_scorer(source: RewardSourceConfig, token: str | None) -> TextScorer:
 
 def _with_reachable_cache(config: PPOConfig, device: Device) -> RolloutConfig:
     """The section `rollout`, whose cache on a CPU is no larger than the job's sequences can fill."""
-    from rlhf_dist.plan.extent import reach_of
-    from rlhf_dist.plan.facts import cache_elements
-
     rollout, model = config.rollout, config.actor.model
     if device.is_accelerator or rollout.backend != "vllm":
         return rollout
@@ -206,20 +186,13 @@ def _with_reachable_cache(config: PPOConfig, device: Device) -> RolloutConfig:
 
 
 def _rollout_engines(config: PPOConfig, group: WorkerGroup, beside: int, stop_tokens: list[int]) -> Construction:
-    from rlhf_dist.cluster.group import Construction
-    from rlhf_dist.rollout.sampling import engine_seed
-
     arguments = (config.actor.model, _with_reachable_cache(config, group.device), group.device, stop_tokens)
     match config.rollout.backend:
         case "vllm":
-            from rlhf_dist.rollout.vllm_engine import VLLMEngine
-
             engine = partial(VLLMEngine, beside=beside)
             seed = config.run.seed
             return Construction(group, engine, lambda rank: (*arguments, engine_seed(seed, rank)), collective=False)
         case "hf":
-            from rlhf_dist.rollout.hf_engine import HFEngine
-
             return Construction(group, HFEngine, lambda _: arguments, collective=False)
         case other:
             raise UserError(f"rollout.backend={other!r}: expected vllm or hf")

@@ -1,35 +1,31 @@
-"""Step 2, the reward model, from its configuration to its summary."""
+"""Step 2, the reward model: from its configuration to its trainer."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from rlhf_dist.cluster.fork_server import ForkServer
+from rlhf_dist.cluster.roles import TrainedReward
 from rlhf_dist.config.resolve import unsharded_alone
 from rlhf_dist.config.schema import RewardModelConfig
-from rlhf_dist.config.validate import validate_reward
+from rlhf_dist.controller.reward_model import RewardData, RewardModelTrainer
+from rlhf_dist.controller.rundir import RunDir
+from rlhf_dist.controller.trainer import RunContext, Trainer
+from rlhf_dist.controller.view import REWARD_COLUMNS
+from rlhf_dist.data.demonstrations import load_demonstrations
+from rlhf_dist.data.samplers import steps_of
+from rlhf_dist.data.tokenizer import load_tokenizer
+from rlhf_dist.device import Device
+from rlhf_dist.engine.scalar import TrainedRewardEngine
 from rlhf_dist.jobs.datasets import comparisons
-from rlhf_dist.jobs.shop import Prepared, Workshop, build_one, run_prepared
-
-if TYPE_CHECKING:
-    from rlhf_dist.controller.trainer import RunContext, Trainer
-    from rlhf_dist.device import Device
+from rlhf_dist.jobs.run import Prepared, build_models, run_job
+from rlhf_dist.plan.pools import reward_pools
 
 
-def run_reward(config: RewardModelConfig) -> None:
-    validate_reward(config)
-    run_prepared(config, _prepare)
+def run(config: RewardModelConfig, forks: ForkServer | None) -> RunDir:
+    """Runs the job; see :func:`rlhf_dist.jobs.run.run_job`."""
+    return run_job(config, _prepare, forks)
 
 
 def _prepare(config: RewardModelConfig, device: Device) -> Prepared:
-    from rlhf_dist.cluster.roles import TrainedReward
-    from rlhf_dist.controller.reward_model import RewardData, RewardModelTrainer
-    from rlhf_dist.controller.view import REWARD_COLUMNS
-    from rlhf_dist.data.demonstrations import load_demonstrations
-    from rlhf_dist.data.samplers import steps_of
-    from rlhf_dist.data.tokenizer import load_tokenizer
-    from rlhf_dist.engine.scalar import TrainedRewardEngine
-    from rlhf_dist.plan.pools import reward_pools
-
     data, model = config.data, config.reward.model
     tokenizer = load_tokenizer(model.path, model.trust_remote_code)
     train, held_out = comparisons(data, tokenizer)
@@ -41,9 +37,9 @@ def _prepare(config: RewardModelConfig, device: Device) -> Prepared:
     rankings = RewardData(train, held_out, demonstrations, model.path)
     steps = steps_of(config.training, len(train))
 
-    def build(workshop: Workshop, context: RunContext) -> Trainer:
+    def build(context: RunContext) -> Trainer:
         arguments = (unsharded_alone(config.reward, device), device, steps)
-        role = TrainedReward(build_one(workshop, "reward", TrainedRewardEngine, arguments))
-        return RewardModelTrainer(config, role, rankings, context)
+        (reward,) = build_models(context, {"reward": (TrainedRewardEngine, arguments)})
+        return RewardModelTrainer(config, TrainedReward(reward), rankings, context)
 
     return Prepared("reward model", REWARD_COLUMNS, steps, rankings, reward_pools(config, device), build)

@@ -1,35 +1,31 @@
-"""Step 1, supervised fine-tuning, from its configuration to its summary."""
+"""Step 1, supervised fine-tuning: from its configuration to its trainer."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from rlhf_dist.cluster.fork_server import ForkServer
+from rlhf_dist.cluster.roles import Actor
 from rlhf_dist.config.resolve import unsharded_alone
 from rlhf_dist.config.schema import SFTConfig
-from rlhf_dist.config.validate import validate_sft
+from rlhf_dist.controller.rundir import RunDir
+from rlhf_dist.controller.sft import SFTData, SFTTrainer
+from rlhf_dist.controller.trainer import RunContext, Trainer
+from rlhf_dist.controller.view import SFT_COLUMNS
+from rlhf_dist.data.demonstrations import load_demonstrations
+from rlhf_dist.data.samplers import steps_of
+from rlhf_dist.data.tokenizer import load_tokenizer
+from rlhf_dist.device import Device
+from rlhf_dist.engine.policy import ActorEngine
 from rlhf_dist.jobs.datasets import pretraining_text, with_held_out
-from rlhf_dist.jobs.shop import Prepared, Workshop, build_one, run_prepared
-
-if TYPE_CHECKING:
-    from rlhf_dist.controller.trainer import RunContext, Trainer
-    from rlhf_dist.device import Device
+from rlhf_dist.jobs.run import Prepared, build_models, run_job
+from rlhf_dist.plan.pools import sft_pools
 
 
-def run_sft(config: SFTConfig) -> None:
-    validate_sft(config)
-    run_prepared(config, _prepare)
+def run(config: SFTConfig, forks: ForkServer | None) -> RunDir:
+    """Runs the job; see :func:`rlhf_dist.jobs.run.run_job`."""
+    return run_job(config, _prepare, forks)
 
 
 def _prepare(config: SFTConfig, device: Device) -> Prepared:
-    from rlhf_dist.cluster.roles import Actor
-    from rlhf_dist.controller.sft import SFTData, SFTTrainer
-    from rlhf_dist.controller.view import SFT_COLUMNS
-    from rlhf_dist.data.demonstrations import load_demonstrations
-    from rlhf_dist.data.samplers import steps_of
-    from rlhf_dist.data.tokenizer import load_tokenizer
-    from rlhf_dist.engine.policy import ActorEngine
-    from rlhf_dist.plan.pools import sft_pools
-
     data, model = config.data, config.actor.model
     tokenizer = load_tokenizer(model.path, model.trust_remote_code)
     train, held_out = with_held_out(
@@ -42,9 +38,9 @@ def _prepare(config: SFTConfig, device: Device) -> Prepared:
     examples = SFTData(train, held_out, pretrain, model.path)
     steps = steps_of(config.sft, len(train))
 
-    def build(workshop: Workshop, context: RunContext) -> Trainer:
+    def build(context: RunContext) -> Trainer:
         arguments = (unsharded_alone(config.actor, device), device, 1.0, steps)
-        actor = Actor(build_one(workshop, "actor", ActorEngine, arguments))
-        return SFTTrainer(config, actor, examples, context)
+        (actor,) = build_models(context, {"actor": (ActorEngine, arguments)})
+        return SFTTrainer(config, Actor(actor), examples, context)
 
     return Prepared("SFT", SFT_COLUMNS, steps, examples, sft_pools(config, device), build)

@@ -119,7 +119,7 @@ JOIN = """
 import sys
 from rlhf_dist.cluster import session
 from rlhf_dist.config.schema import ClusterConfig
-from rlhf_dist.main import _guarded
+from rlhf_dist.main import guarded
 
 session.ANSWER_TIMEOUT_S = 3.0
 
@@ -127,7 +127,7 @@ def job():
     with session.ray_session(ClusterConfig(address=sys.argv[1]), "run"):
         print("joined", flush=True)
 
-sys.exit(_guarded(job))
+sys.exit(guarded(job))
 """
 
 

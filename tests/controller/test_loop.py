@@ -113,7 +113,19 @@ class Stage:
             view = SimpleNamespace(note=self.events.append, start_clock=lambda: None, update=lambda *_: None)
             gauges = SimpleNamespace(write=lambda *_: None)
             placement = SimpleNamespace(run=self._calls)
-            context = RunContext(config.run, start, gauges, view, Timer(), self.stop, placement, 1.0, Identity({}, {}))  # type: ignore[arg-type]
+            context = RunContext(  # type: ignore[arg-type]
+                config.run,
+                config.cluster,
+                start,
+                view,
+                Timer(),
+                self.stop,
+                gauges,
+                placement,
+                Identity({}, {}),
+                listen_address=None,
+                forks=None,
+            )
             return run_training(Counting(steps, self._at, self.evaluates), context, lambda: self.now)
 
     def _calls(self, *calls: Callable[[], Any], timeout_s: float) -> list[Any]:

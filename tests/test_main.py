@@ -1,0 +1,54 @@
+"""From the command line to a job: what is wrong is said before anything heavy is loaded."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rlhf_dist import device
+from rlhf_dist.main import JOBS
+
+ROOT = Path(__file__).resolve().parents[1]
+CODE = """
+import sys
+from pathlib import Path
+from rlhf_dist.main import launch
+code = launch({job!r}, sys.argv[1:], Path("configs") / "{job}_llama.yaml")
+print([name for name in ("torch", "ray", "transformers", "numpy") if name in sys.modules])
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_a_mistake_is_said_without_loading_torch_or_starting_anything(job: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", CODE.format(job=job), "run.name=x", "run.seed=-1"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == 2, ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+    assert ended.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("name", "present", "sure"),
+    [
+        ("cpu", ("/dev/nvidiactl",), True),
+        ("auto", (), True),
+        ("auto", ("/dev/nvidiactl",), False),
+        ("auto", ("/dev/davinci_manager",), False),
+        ("cuda", (), False),
+        ("npu", (), False),
+    ],
+)
+def test_a_run_is_known_to_be_on_a_cpu_only_where_no_accelerator_can_be(
+    monkeypatch: pytest.MonkeyPatch, name: str, present: tuple[str, ...], sure: bool
+) -> None:
+    monkeypatch.setattr(device.os.path, "exists", lambda path: path in present)
+    assert device.is_surely_cpu(name) is sure
