@@ -23,7 +23,6 @@ from rlhf_dist.errors import RunError
 
 _START_S = 300.0  # for the imports, on a slow disk
 _POLL_S = 0.02
-_PATIENCE_S = 10.0  # for it to end once it is told to
 
 
 class ForkServer:
@@ -68,13 +67,7 @@ class ForkServer:
             time.sleep(_POLL_S)
 
     def close(self) -> None:
-        """Ends the process. Workers that it has forked live on."""
-        assert self._process.stdin is not None, "opened above"
-        self._process.stdin.close()
-        try:
-            self._process.wait(_PATIENCE_S)
-        except subprocess.TimeoutExpired as error:
-            self._process.kill()
-            raise RunError(f"the process that forks workers (pid {self._process.pid}) did not end") from error
-        finally:
-            self._folder.cleanup()
+        """Ends the process, whatever it is doing. Workers that it has forked live on."""
+        self._process.kill()
+        self._process.communicate()
+        self._folder.cleanup()

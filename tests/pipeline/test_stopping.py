@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Workplace]:
+def place(tmp_path: Path) -> Iterator[Workplace]:
     place = Workplace(tmp_path)
     write_model(place.root / "model")
     write_data(place.root / "data")
@@ -69,10 +69,10 @@ def _eventually(what: str, found: bool | object, terminal: Terminal) -> None:
         time.sleep(0.05)
 
 
-def test_a_terminal_that_closes_after_a_ctrl_c_leaves_a_checkpoint(desk: Workplace) -> None:
-    terminal = Terminal(desk.command("sft", "window", "sft.max_steps=100000", "run.tensorboard=false"), desk.root)
-    desk.started.append(terminal.job)  # type: ignore[arg-type]
-    metrics = desk.root / "runs/window/metrics.jsonl"
+def test_a_terminal_that_closes_after_a_ctrl_c_leaves_a_checkpoint(place: Workplace) -> None:
+    terminal = Terminal(place.command("sft", "window", "sft.max_steps=100000", "run.tensorboard=false"), place.root)
+    place.started.append(terminal.job)  # type: ignore[arg-type]
+    metrics = place.root / "runs/window/metrics.jsonl"
     _eventually("step", lambda: metrics.exists() and metrics.read_text().count("\n") >= 2, terminal)
     terminal.press_ctrl_c()
     _eventually(
@@ -81,18 +81,18 @@ def test_a_terminal_that_closes_after_a_ctrl_c_leaves_a_checkpoint(desk: Workpla
     terminal.close()
     assert terminal.job.wait(DEADLINE_S) == 130
     done = metrics.read_text().count("\n")
-    assert (desk.root / f"runs/window/checkpoints/step-{done}/state.json").is_file()
-    assert f"stopped after step {done}" in (desk.root / "runs/window/logs/driver.log").read_text()
+    assert (place.root / f"runs/window/checkpoints/step-{done}/state.json").is_file()
+    assert f"stopped after step {done}" in (place.root / "runs/window/logs/driver.log").read_text()
 
     # Going on with another seed and other data is refused before anything is started or changed.
     def there() -> dict[Path, int]:
-        return {path: path.stat().st_mtime_ns for path in (desk.root / "runs/window").rglob("*") if path.is_file()}
+        return {path: path.stat().st_mtime_ns for path in (place.root / "runs/window").rglob("*") if path.is_file()}
 
-    rows = (desk.root / "data/sft.jsonl").read_text().splitlines(keepends=True)
-    (desk.root / "data/fewer.jsonl").write_text("".join(rows[:-1]))
+    rows = (place.root / "data/sft.jsonl").read_text().splitlines(keepends=True)
+    (place.root / "data/fewer.jsonl").write_text("".join(rows[:-1]))
     before = there()
     changed = ["run.resume=auto", "run.overwrite=false", "run.seed=2", "data.path=data/fewer.jsonl"]
-    outcome = desk.run("sft", "window", *changed, expect=2)
+    outcome = place.run("sft", "window", *changed, expect=2)
     seed, train, held_out, last = outcome.output.splitlines()[-4:]
     since = f"changed since step-{done}: "
     assert seed == f"{since}run.seed: was 1, is 2"
