@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch.distributed as dist
 from safetensors.torch import save_file
@@ -18,6 +18,7 @@ from rlhf_dist.weights.source import gathered_adapter, gathered_state_dict
 
 if TYPE_CHECKING:
     from peft import LoraConfig
+    from transformers import PreTrainedModel
 
 GATHER_BYTES = 512 * 2**20  # of sharded parameters, gathered at once
 
@@ -86,7 +87,7 @@ def save_tokenizer(path: str, trust_remote_code: bool, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def save_description(model: Any, config: ModelConfig, folder: Path) -> None:
+def save_description(model: PreTrainedModel, config: ModelConfig, folder: Path) -> None:
     """Writes all files of a Hugging Face model directory but the weights: configurations, code, tokenizer."""
     from transformers.dynamic_module_utils import custom_object_save
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +29,7 @@ class DeviceMemory:
 
     def __init__(self, device: Device, weights: Callable[[], Iterable[Tensor]]) -> None:
         self._device, self._weights = device, weights
-        self._away: dict[int, tuple[Any, list[Tensor]]] = {}  # storage's address -> itself, its content
+        self._away: dict[int, tuple[torch.UntypedStorage, list[Tensor]]] = {}  # by address: it, its content
         self._weight_ids: set[int] = set()
         self._spare: dict[int, list[Tensor]] = {}  # host buffers by their size: pinning them anew takes long
 
@@ -52,7 +51,7 @@ class DeviceMemory:
         self._device.empty_cache()
         print(f"on the device: {to} ({self._device.memory()['device_allocated'] / 2**20:.1f} MiB)")
 
-    def _send_away(self, which: Callable[[Any], bool]) -> None:
+    def _send_away(self, which: Callable[[torch.UntypedStorage], bool]) -> None:
         gc.collect()  # rather than to take along what nobody needs
         for storage in device_storages(self._device.name):
             size = storage.nbytes()
@@ -78,7 +77,7 @@ class DeviceMemory:
                 self._spare.setdefault(there.numel(), []).append(there)
 
 
-def device_storages(device_type: str) -> list[Any]:
+def device_storages(device_type: str) -> list[torch.UntypedStorage]:
     """The storages of all tensors of this process on the device, each once."""
     found = {}
     for value in gc.get_objects():
@@ -100,7 +99,7 @@ def _pieces(size: int) -> list[int]:
     return pieces + ([size] if size else [])
 
 
-def _bytes(storage: Any) -> Tensor:
+def _bytes(storage: torch.UntypedStorage) -> Tensor:
     """A storage as a flat tensor ``[nbytes]`` uint8."""
     return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
 

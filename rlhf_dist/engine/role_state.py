@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rlhf_dist.config.schema import AdapterConfig
 from rlhf_dist.engine.export import save_description
@@ -27,6 +27,9 @@ from rlhf_dist.engine.random_state import load_random_state, save_random_state
 from rlhf_dist.engine.shards import Shard, learning
 from rlhf_dist.errors import UserError
 from rlhf_dist.models.language import ScalarModel
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 FORMAT = 1
 STATE, MODEL = "state.json", "model"
@@ -110,7 +113,7 @@ def state_of(engine: TrainEngine) -> RoleState:
     )
 
 
-def fingerprint(path: str, config: Any) -> str:
+def fingerprint(path: str, config: PretrainedConfig) -> str:
     """Tells a model's weights from another's: of a directory's files, samples from all over them; else the commit."""
     digest = hashlib.sha256(str(getattr(config, "_commit_hash", None)).encode())
     for file in sorted(Path(path).glob("*.safetensors")):
@@ -162,7 +165,7 @@ def save(engine: TrainEngine, folder: Path) -> None:
         (folder / STATE).write_text(text + "\n", encoding="utf-8")
 
 
-def persistent_buffers(model: Any) -> Iterator[tuple[str, Tensor]]:
+def persistent_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """The buffers of ``model`` that its files hold, by name."""
     kept = model.state_dict().keys()
     return ((name, buffer) for name, buffer in model.named_buffers() if name in kept)

@@ -6,12 +6,15 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from rlhf_dist.device import Device
 from rlhf_dist.plan.process import zero_bucket, zero_sub_group
 
 
-def initialize_deepspeed(**arguments: Any) -> tuple[Any, ...]:
+def initialize_deepspeed(
+    model: nn.Module, config: dict[str, Any], optimizer: torch.optim.Optimizer | None = None
+) -> tuple[Any, ...]:
     """``deepspeed.initialize``, without the collectives that DeepSpeed would compile first on a CPU.
 
     Its shared-memory collectives want a C++ compiler on the user's machine and a minute of its time, and a process
@@ -21,13 +24,12 @@ def initialize_deepspeed(**arguments: Any) -> tuple[Any, ...]:
     from deepspeed import ops
 
     ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    config, model = arguments["config"], arguments["model"]
     if config["zero_optimization"]["stage"] == 3:
         _shard(model, config)
-    return deepspeed.initialize(**arguments)
+    return deepspeed.initialize(model=model, optimizer=optimizer, config=config)
 
 
-def _shard(model: Any, config: dict[str, Any]) -> None:
+def _shard(model: nn.Module, config: dict[str, Any]) -> None:
     """Brings a model onto the device and shards it, one parameter at a time.
 
     Left to itself, ``deepspeed.initialize`` brings all of it there before it shards anything.

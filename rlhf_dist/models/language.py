@@ -7,7 +7,7 @@ checkpoint.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,10 @@ from rlhf_dist.errors import UserError
 from rlhf_dist.models.heads import LMHead
 from rlhf_dist.models.layout import MicroBatch, predicting_positions
 from rlhf_dist.models.lora import add_adapter
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+    from transformers import PreTrainedModel
 
 # Config entries by which some architectures change the logits behind the head, where LMHead would not see it.
 _LOGIT_CHANGES = ("final_logit_softcapping", "logits_scaling", "logit_scale", "lm_head_multiplier")
@@ -33,9 +37,9 @@ class PolicyModel(nn.Module):
     """
 
     auto_class = "AutoModelForCausalLM"
-    adapter: Any = None  # peft's configuration of it, where there is one
+    adapter: LoraConfig | None = None  # of its adapter, where it has one
 
-    def __init__(self, lm: Any) -> None:
+    def __init__(self, lm: PreTrainedModel) -> None:
         super().__init__()
         for key in _LOGIT_CHANGES:
             if getattr(lm.config, key, None) not in (None, 1, 1.0):
@@ -44,11 +48,13 @@ class PolicyModel(nn.Module):
         self.lm = lm
 
     @property
-    def pretrained(self) -> Any:
+    def pretrained(self) -> PreTrainedModel:
         """The transformers model inside: its names of the parameters are those of files."""
         return self.lm
 
-    def forward(self, batch: MicroBatch, tokens: Tensor, response_lengths: Tensor, temperature: float) -> Any:
+    def forward(
+        self, batch: MicroBatch, tokens: Tensor, response_lengths: Tensor, temperature: float
+    ) -> tuple[Tensor, Tensor]:
         """Log-probabilities ``[R]`` and entropies ``[R]`` (float32, nats) of a micro-batch's response tokens.
 
         Args:
@@ -62,7 +68,8 @@ class PolicyModel(nn.Module):
         targets = tokens[starts[rows] + positions + 1].to(batch.input_ids.device)
         hidden = _hidden_states(self.lm.base_model, batch)
         picked = hidden.flatten(0, 1)[batch.flat_index(rows, positions)]
-        return self.lm.get_output_embeddings()(picked, targets, temperature)
+        logprobs, entropies = self.lm.get_output_embeddings()(picked, targets, temperature)
+        return logprobs, entropies
 
 
 class ScalarModel(nn.Module):
@@ -77,9 +84,9 @@ class ScalarModel(nn.Module):
     """
 
     auto_class = "AutoModelForSequenceClassification"
-    adapter: Any = None  # peft's configuration of it, where there is one
+    adapter: LoraConfig | None = None  # of its adapter, where it has one
 
-    def __init__(self, classifier: Any) -> None:
+    def __init__(self, classifier: PreTrainedModel) -> None:
         super().__init__()
         if not isinstance(getattr(classifier, "score", None), nn.Linear):
             raise UserError(
@@ -89,7 +96,7 @@ class ScalarModel(nn.Module):
         self.bias = float(getattr(classifier.config, BIAS, 0.0))
 
     @property
-    def pretrained(self) -> Any:
+    def pretrained(self) -> PreTrainedModel:
         """The transformers model inside: its names of the parameters are those of files."""
         return self.classifier
 
@@ -105,7 +112,7 @@ class ScalarModel(nn.Module):
         return self.classifier.score(picked).squeeze(-1).float() + self.bias
 
 
-def _hidden_states(backbone: Any, batch: MicroBatch) -> Tensor:
+def _hidden_states(backbone: nn.Module, batch: MicroBatch) -> Tensor:
     return backbone(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,
@@ -123,7 +130,7 @@ def _common_arguments(config: ModelConfig, device: Device) -> dict[str, Any]:
     }
 
 
-def _load(auto_class: Any, config: ModelConfig, device: Device, **extra: Any) -> Any:
+def _load(auto_class: Any, config: ModelConfig, device: Device, **extra: object) -> Any:
     try:
         return auto_class.from_pretrained(config.path, **_common_arguments(config, device), **extra)
     except (

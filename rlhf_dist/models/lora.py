@@ -18,12 +18,13 @@ from rlhf_dist.errors import UserError
 
 if TYPE_CHECKING:
     from peft import LoraConfig
+    from transformers import PreTrainedModel
 
 ADAPTER = "default"  # peft's name of the adapter in the model
 _BASE, _MARKS = ".base_layer", (".lora_A.", ".lora_B.")
 
 
-def add_adapter(model: Any, settings: AdapterConfig, head: str | None) -> LoraConfig:
+def add_adapter(model: PreTrainedModel, settings: AdapterConfig, head: str | None) -> LoraConfig:
     """Puts a fresh adapter into ``model``: A is random, B is 0, so the model computes what it did.
 
     Args:

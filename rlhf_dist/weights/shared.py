@@ -70,11 +70,11 @@ class SharedGroup(TransferGroup):
 
     def receive(self, parameters: Sequence[ParamInfo]) -> Iterator[tuple[str, Tensor]]:
         self._meet("transfer")
-        buffer = self._device.open_shared(json.loads(self._await("handle")), self._place)
+        buffer = self._device.open_shared(json.loads(self._await("handle")), self._here)
         buckets = plan_buckets(parameters, self.endpoint.bucket_bytes)
         for number, bucket in enumerate(buckets):
             self._await(f"filled/{number}")
-            own = buffer[: bucket.nbytes].to(self._place, copy=True)
+            own = buffer[: bucket.nbytes].to(self._here, copy=True)
             self._device.synchronize()
             if number == len(buckets) - 1:
                 del buffer  # before the sender frees it: memory that somebody has open stays taken

@@ -79,11 +79,22 @@ class TransferGroup:
     def __init__(self, endpoint: Endpoint, rank: int, store: TCPStore, place: torch.device | None) -> None:
         self.endpoint = endpoint
         self.rank = rank
-        self._store: Any = store
+        self._open_store: TCPStore | None = store
         self._device = DEVICES[endpoint.device]
-        self._place: Any = place
+        self._place = place
         self._group: Any = None
         self._transfers = 0
+
+    @property
+    def _store(self) -> TCPStore:
+        assert self._open_store is not None, "the membership was closed"
+        return self._open_store
+
+    @property
+    def _here(self) -> torch.device:
+        """Where received tensors shall lie. :meth:`connect` comes first."""
+        assert self._place is not None, "connect comes first"
+        return self._place
 
     @classmethod
     def listen(
@@ -176,7 +187,7 @@ class TransferGroup:
 
     def close(self) -> None:
         """Frees the sockets. The first member should be the last to leave."""
-        self._store = None
+        self._open_store = None
 
     @property
     def _timeout(self) -> timedelta:
@@ -229,7 +240,7 @@ class BroadcastGroup(TransferGroup):
         with self._transfer():
             stream = iter(tensors)
             for number, bucket in enumerate(plan_buckets(parameters, self.endpoint.bucket_bytes)):
-                buffer = bucket.allocate(self._place)
+                buffer = bucket.allocate(self._here)
                 for info, offset in bucket.slots:
                     write_slot(buffer, offset, next_tensor(stream, info))
                 self._broadcast(buffer, number)
@@ -266,7 +277,7 @@ class BroadcastGroup(TransferGroup):
 
     def _receive_bucket(self, bucket: Bucket, number: int) -> Iterator[tuple[str, Tensor]]:
         # A function of its own, so that no local name holds the bucket while the next one is allocated.
-        buffer = bucket.allocate(self._place)
+        buffer = bucket.allocate(self._here)
         self._broadcast(buffer, number)
         for info, offset in bucket.slots:
             yield info.name, read_slot(buffer, offset, info)

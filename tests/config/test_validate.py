@@ -49,6 +49,7 @@ def test_what_names_its_paths_can_run(kind: type) -> None:
     [
         *("actor.num_workers=0", "critic.num_workers=0", "reward.num_workers=-1", "reference.num_workers=0"),
         *("rollout.num_engines=0", "actor.zero_stage=4", "reward.zero_stage=1", "reference.zero_stage=2"),
+        *("actor.train_engine=deepspeed", "critic.train_engine=none"),
         *("actor.micro_batch_tokens=0", "actor.threads_per_worker=0", "actor.cpus_per_worker=-1"),
         *("actor.optim.lr=0", "critic.optim.lr=-1", "actor.optim.lr=.nan", "actor.optim.lr=.inf"),
         *("actor.optim.betas=[0.9]", "actor.optim.betas=[0.9, 1.0]", "actor.optim.schedule=linear"),
@@ -79,6 +80,11 @@ def test_a_value_out_of_its_range_is_refused_with_its_key(word: str) -> None:
 )
 def test_supervised_values_have_their_ranges_too(kind: type, word: str) -> None:
     assert refusal(kind, word).startswith(word.partition("=")[0] + "=")
+
+
+def test_plain_torch_is_refused_where_it_would_have_to_share() -> None:
+    said = refusal(PPOConfig, "critic.num_workers=2", "critic.train_engine=torch")
+    assert "critic.train_engine=torch trains on one worker, and critic.num_workers is 2" in said
 
 
 def test_a_near_choice_is_suggested() -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from rlhf_dist.config.resolve import unsharded_alone
-from rlhf_dist.config.schema import PPOConfig, SFTConfig, TrainedRoleConfig
+from rlhf_dist.config.resolve import train_engine_of, unsharded_alone
+from rlhf_dist.config.schema import ModelConfig, PPOConfig, SFTConfig, TrainedRoleConfig
 from rlhf_dist.device import CPU, CUDA
 from rlhf_dist.jobs.ppo import _with_reachable_cache
 from rlhf_dist.plan.check import make_plan
 from rlhf_dist.plan.extent import Reach, reach_of
+from rlhf_dist.plan.facts import policy_facts
+from rlhf_dist.plan.footprint import trained_footprint
 from rlhf_dist.plan.job import load_job
 from rlhf_dist.plan.loads import Hardware
 from rlhf_dist.plan.process import DRIVER_BYTES, ENGINE_BYTES, RAY_BYTES, TEXT_REWARD_BYTES, TRAINER_BYTES, ZERO_BYTES
@@ -76,6 +79,30 @@ def test_only_float32_weights_of_a_single_worker_are_left_unsharded() -> None:
     assert stage(dtype="bfloat16") == 3
     assert stage(accelerator=True) == 3  # where auto is bfloat16
     assert stage(accelerator=True, dtype="float32") == 0
+
+
+@pytest.mark.parametrize(
+    "settings,engine",
+    [
+        ({}, "torch"),
+        ({"train_engine": "zero"}, "zero"),
+        ({"num_workers": 2}, "zero"),
+        ({"dtype": "bfloat16"}, "zero"),
+        ({"dtype": "bfloat16", "zero_stage": 3, "train_engine": "torch"}, "torch"),
+    ],
+)
+def test_who_trains_is_known_to_the_plan(smollm2: str, settings: dict, engine: str) -> None:
+    dtype = settings.pop("dtype", "float32")
+    role = replace(TrainedRoleConfig(), model=ModelConfig(path=smollm2, dtype=dtype), **settings)
+    role = unsharded_alone(role, CPU)
+    assert train_engine_of(role, CPU) == engine
+    assert engine == "zero" or role.zero_stage == 0
+    facts = policy_facts(role.model, CPU.dtype(dtype))
+    footprint = trained_footprint(facts, role, Reach(100), CPU)
+    assert footprint.process == TRAINER_BYTES + (ZERO_BYTES if engine == "zero" else 0)
+    if engine == "torch":  # float32 gradients, two moments, and masters where the weights are not float32 themselves
+        masters = 0 if dtype == "float32" else 1
+        assert footprint.gradients + footprint.optimizer == 4 * facts.parameters * (3 + masters)
 
 
 @pytest.fixture(scope="module")

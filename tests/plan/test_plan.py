@@ -123,6 +123,12 @@ def test_what_fits_fits_and_engines_run_as_many_sequences_as_their_cache_holds(j
             "reference.micro_batch_tokens",
         ),
         (
+            {"actor.train_engine": "torch", "actor.num_workers": 1},
+            Hardware(8, 8, 80 * GIB),
+            "actor:",
+            "actor.num_workers=2 actor.train_engine=auto",
+        ),
+        (
             {"rollout.tensor_parallel": 16},
             Hardware(4, 8, 80 * GIB),
             "16 devices does not fit",
@@ -154,7 +160,7 @@ def test_what_cannot_work_comes_with_the_smallest_change_that_works(
 
 
 def type_of(value: str) -> object:
-    return value == "true" if value in ("true", "false") else int(value)
+    return value == "true" if value in ("true", "false") else int(value) if value.isdigit() else value
 
 
 def test_batch_arithmetic_and_idle_workers(job: PPOConfig) -> None:
