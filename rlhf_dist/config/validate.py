@@ -17,16 +17,20 @@ from rlhf_dist.config.model_files import check_context, check_same_tokens
 from rlhf_dist.config.parsing import shared_groups
 from rlhf_dist.config.paths import check_data_path, check_model_path
 from rlhf_dist.config.resolve import MAIN_REWARD, is_given, reward_sources, uses_model
+from rlhf_dist.config.roles import ACTOR, ROLLOUT, JobConfig, declared_roles, job_roles, reward_section
 from rlhf_dist.config.schema import (
     ComparisonDataConfig,
     DemonstrationDataConfig,
     DPOConfig,
+    FrozenRoleConfig,
     PPOConfig,
     PromptDataConfig,
     RewardModelConfig,
     RewardSourceConfig,
+    RolloutConfig,
     SFTConfig,
     TextDataConfig,
+    TrainedRoleConfig,
 )
 from rlhf_dist.config.secrets import check_unmasked, masked_url, shown
 from rlhf_dist.errors import UserError
@@ -54,13 +58,12 @@ def validate_ppo(config: PPOConfig, check_paths: bool = True) -> None:
     checks.check_run(config.run)
     checks.check_cluster(config.cluster, check_paths)
     checks.check_count("data.eval_count", config.data.eval_count)
-    checks.check_trained("actor", config.actor)
-    checks.check_trained("critic", config.critic)
-    checks.check_frozen("reference", config.reference)
-    checks.check_rollout(config.rollout)
+    _check_reward_names(config)
+    _check_roles(config)
     checks.check_weights(config.weights)
     checks.check_ppo(config.ppo)
-    _check_rewards(config)
+    for name, source in reward_sources(config).items():
+        _check_source(reward_section(name), source)
     _check_function("judge", config.judge)
     _check_batches(config)
     _check_algorithm(config)
@@ -68,7 +71,11 @@ def validate_ppo(config: PPOConfig, check_paths: bool = True) -> None:
     _check_block_size(config)
     _check_placement(config)
     if check_paths:
-        _check_ppo_models(config)
+        limits = {
+            "rollout.max_prompt_tokens": config.rollout.max_prompt_tokens,
+            "rollout.max_response_tokens": config.rollout.max_response_tokens,
+        }
+        _check_models(config, limits)
         _check_data(config.data)
 
 
@@ -77,13 +84,13 @@ def validate_sft(config: SFTConfig, check_paths: bool = True) -> None:
     _require(config, set())
     checks.check_run(config.run)
     checks.check_cluster(config.cluster, check_paths)
-    checks.check_trained("actor", config.actor)
+    _check_roles(config)
     checks.check_supervised("sft", config.sft)
     checks.check_text(config.pretrain)
     _check_text(config.pretrain, "sft.pretrain_share", config.sft.pretrain_share, check_paths)
     checks.check_examples(config.data)
     if check_paths:
-        _check_model("actor", config.actor.model.path, config.data)
+        _check_models(config, {"data.max_tokens": config.data.max_tokens})
         _check_data(config.data)
 
 
@@ -92,11 +99,11 @@ def validate_reward(config: RewardModelConfig, check_paths: bool = True) -> None
     _require(config, set())
     checks.check_run(config.run)
     checks.check_cluster(config.cluster, check_paths)
-    checks.check_trained("reward", config.reward)
+    _check_roles(config)
     checks.check_supervised("training", config.training)
     checks.check_examples(config.data)
     if check_paths:
-        _check_model("reward", config.reward.model.path, config.data)
+        _check_models(config, {"data.max_tokens": config.data.max_tokens})
         _check_comparisons(config.data)
         if config.data.demonstrations_path is not None:
             check_data_path(config.data.demonstrations_path, "data.demonstrations_path")
@@ -107,15 +114,12 @@ def validate_dpo(config: DPOConfig, check_paths: bool = True) -> None:
     _require(config, set())
     checks.check_run(config.run)
     checks.check_cluster(config.cluster, check_paths)
-    checks.check_trained("actor", config.actor)
-    checks.check_frozen("reference", config.reference)
+    _check_roles(config)
     checks.check_supervised("dpo", config.dpo)
-    shared_groups(config.placement, ("actor", "reference"))
+    _role_groups(config)
     checks.check_examples(config.data)
     if check_paths:
-        for role, path in (("actor", config.actor.model.path), ("reference", config.reference.model.path)):
-            _check_model(role, path, config.data)
-            check_same_tokens(config.actor.model.path, path, f"{role}.model.path")
+        _check_models(config, {"data.max_tokens": config.data.max_tokens})
         _check_comparisons(config.data)
 
 
@@ -126,22 +130,29 @@ def _require(config: object, except_for: set[str]) -> None:
             raise UserError(f"{name} is not set{what}: give {name}=VALUE, or set it in the recipe")
 
 
-def _sources(config: PPOConfig) -> list[tuple[str, RewardSourceConfig]]:
-    """The sources of reward with the dotted key of each one's section."""
-    sources = reward_sources(config).items()
-    return [("reward" if name == MAIN_REWARD else f"rewards.{name}", source) for name, source in sources]
+def _check_roles(config: JobConfig) -> None:
+    """The sections of all roles, each by itself."""
+    for role in declared_roles(config):
+        if isinstance(role.config, RolloutConfig):
+            checks.check_rollout(role.config)
+        elif isinstance(role.config, TrainedRoleConfig):
+            checks.check_trained(role.section, role.config)
+        elif isinstance(role.config, FrozenRoleConfig):
+            checks.check_frozen(role.section, role.config)
 
 
-def _check_rewards(config: PPOConfig) -> None:
+def _role_groups(config: PPOConfig | DPOConfig) -> list[list[str]]:
+    """The roles, those that the run does without too, by the devices that `placement` puts them on."""
+    return shared_groups(config.placement, [role.name for role in declared_roles(config)])
+
+
+def _check_reward_names(config: PPOConfig) -> None:
     for name in config.rewards:
         if _SOURCE_NAME.fullmatch(name) is None or name in _TAKEN_NAMES:
             raise UserError(
                 f"rewards.{name}: the name must be of lower-case letters, digits and underscores, and none of "
                 f"{', '.join(_TAKEN_NAMES)}"
             )
-    for key, source in _sources(config):
-        checks.check_frozen(key, source)
-        _check_source(key, source)
 
 
 def _check_source(key: str, source: RewardSourceConfig) -> None:
@@ -252,15 +263,14 @@ def _check_block_size(config: PPOConfig) -> None:
 
 
 def _check_placement(config: PPOConfig) -> None:
-    roles = ("actor", "critic", "reward", "reference", "rollout", *(f"reward-{name}" for name in config.rewards))
-    groups = shared_groups(config.placement, roles)
+    groups = _role_groups(config)
     if config.rollout.backend == "hf" and config.rollout.tensor_parallel > 1:
         raise UserError(
             f"rollout.tensor_parallel={config.rollout.tensor_parallel}: rollout.backend=hf holds a model on one "
             "device; use vllm"
         )
     processes = config.rollout.num_engines * config.rollout.tensor_parallel
-    together = any({"actor", "rollout"} <= set(group) for group in groups)
+    together = any({ACTOR, ROLLOUT} <= set(group) for group in groups)
     if config.weights.transport == "collective" and together and device.resolve(config.run.device).is_accelerator:
         raise UserError("weights.transport=collective: actor and rollout share devices (placement): use auto or host")
     if config.weights.transport == "shared" and not (together and processes == config.actor.num_workers):
@@ -271,26 +281,15 @@ def _check_placement(config: PPOConfig) -> None:
         )
 
 
-def _check_ppo_models(config: PPOConfig) -> None:
-    models = {"actor": config.actor.model, "reference": config.reference.model}
-    if config.ppo.use_critic:
-        models["critic"] = config.critic.model
-    paths = {f"{role}.model.path": model.path for role, model in models.items()}
-    paths |= {f"{key}.model.path": source.model.path for key, source in _sources(config) if uses_model(source)}
-    limits = {
-        "rollout.max_prompt_tokens": config.rollout.max_prompt_tokens,
-        "rollout.max_response_tokens": config.rollout.max_response_tokens,
-    }
-    for name, path in paths.items():
-        check_model_path(path, name)
-        check_context(path, name, limits)
-    for name, path in paths.items():
-        check_same_tokens(config.actor.model.path, path, name)
-
-
-def _check_model(role: str, path: str, data: DemonstrationDataConfig | ComparisonDataConfig) -> None:
-    check_model_path(path, f"{role}.model.path")
-    check_context(path, f"{role}.model.path", {"data.max_tokens": data.max_tokens})
+def _check_models(config: JobConfig, limits: dict[str, int]) -> None:
+    """All roles' models are there, take sequences as long as the ``limits`` together, and read the same tokens."""
+    paths = {role.model_key: role.model.path for role in job_roles(config)}
+    for key, path in paths.items():
+        check_model_path(path, key)
+        check_context(path, key, limits)
+    first, *others = paths.items()
+    for key, path in others:
+        check_same_tokens(first[1], path, key)
 
 
 def _check_data(data: PromptDataConfig | DemonstrationDataConfig | ComparisonDataConfig) -> None:

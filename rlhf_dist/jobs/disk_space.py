@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf_dist.config.resolve import is_given
+from rlhf_dist.config.roles import JobConfig, job_roles, result_role
 from rlhf_dist.config.schema import TrainedRoleConfig
 from rlhf_dist.errors import UserError
 
 if TYPE_CHECKING:
     from rlhf_dist.device import Device
-    from rlhf_dist.plan.job import JobConfig
 
 _MOMENTS = 8  # bytes a parameter: two of AdamW, float32
 _WEIGHT = 4  # bytes of a parameter in a checkpoint: float32
@@ -61,18 +61,15 @@ def check_room(folder: Path, config: JobConfig, device: Device) -> None:
 
 def _need(config: JobConfig, device: Device) -> Need | None:
     """About; None where a model is not on this disk, so that its size is not known."""
-    from rlhf_dist.plan.job import model_sections
-
-    learning = {name: role for name, (_, role) in model_sections(config).items() if isinstance(role, TrainedRoleConfig)}
+    learning = {role.name: role.config for role in job_roles(config) if isinstance(role.config, TrainedRoleConfig)}
     counts = {name: _parameters(role) for name, role in learning.items()}
     known = {name: count for name, count in counts.items() if count is not None}
     if len(known) < len(counts):
         return None
-    return _sum(learning, known, device)
+    return _sum(learning, result_role(config).name, known, device)
 
 
-def _sum(roles: Mapping[str, TrainedRoleConfig], counts: Mapping[str, int], device: Device) -> Need:
-    result = "reward" if "reward" in roles else "actor"
+def _sum(roles: Mapping[str, TrainedRoleConfig], result: str, counts: Mapping[str, int], device: Device) -> Need:
     copies = 2 if roles[result].ema_decay else 1
     model = copies * counts[result] * device.dtype(roles[result].model.dtype).itemsize
     checkpoint = 0

@@ -16,7 +16,7 @@ from rlhf_dist.device import Device
 from rlhf_dist.engine.policy import ActorEngine, ReferenceEngine
 from rlhf_dist.jobs.datasets import comparisons
 from rlhf_dist.jobs.run import Prepared, build_models, run_job
-from rlhf_dist.plan.pools import dpo_pools
+from rlhf_dist.plan.pools import job_pools
 
 
 def run(config: DPOConfig, forks: ForkServer | None) -> RunDir:
@@ -37,4 +37,4 @@ def _prepare(config: DPOConfig, device: Device) -> Prepared:
         )
         return DPOTrainer(config, Actor(actor), Reference(reference), data, context)
 
-    return Prepared("DPO", DPO_COLUMNS, steps, data, dpo_pools(config, device), build)
+    return Prepared("DPO", DPO_COLUMNS, steps, data, job_pools(config, device), build)

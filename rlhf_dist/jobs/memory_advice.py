@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from rlhf_dist.config.roles import JobConfig, RoleKind, job_roles
 from rlhf_dist.errors import MemoryRanOut, RunError
 
 if TYPE_CHECKING:
     from rlhf_dist.device import Device
-    from rlhf_dist.plan.job import JobConfig
 
 _LESS = 0.9  # of what was planned or there: a change that saves less would run out again
 
@@ -32,17 +32,15 @@ def _advice(config: JobConfig, device: Device, error: MemoryRanOut) -> str:
     change = None if device.is_accelerator else _planned_change(config, device, error.total)
     if change is not None:
         return f"the smallest change: {change}"
-    from rlhf_dist.plan.job import model_sections
-
-    sections = {name: section for name, (section, _) in model_sections(config).items()}
-    for role in error.roles:
-        if role == "rollout":
-            return f"{role} takes most: lower rollout.memory_gib, rollout.max_batch or rollout.num_engines"
-        if role in sections:
-            key = sections[role]
+    rows = {role.name: role for role in job_roles(config)}
+    for role in (rows[name] for name in error.roles if name in rows):
+        key = role.section
+        if role.kind is RoleKind.ENGINE:
+            return f"{role.name} takes most: lower {key}.memory_gib, {key}.max_batch or {role.workers_key}"
+        if role.torch_config is not None:
             return (
-                f"{role} takes most: lower {key}.micro_batch_tokens, raise {key}.zero_stage, or spread it over more "
-                f"nodes ({key}.num_workers)"
+                f"{role.name} takes most: lower {key}.micro_batch_tokens, raise {key}.zero_stage, or spread it over "
+                f"more nodes ({role.workers_key})"
             )
     return "give the node more memory, or the job more nodes"
 

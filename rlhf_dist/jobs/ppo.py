@@ -17,6 +17,7 @@ from rlhf_dist.cluster.group import Construction, WorkerGroup
 from rlhf_dist.cluster.roles import Actor, AdapterOff, Critic, Reference, Reward, Rollout
 from rlhf_dist.cluster.weight_sync import WeightSync
 from rlhf_dist.config.resolve import reward_sources, shares_reference, unsharded_alone, uses_model
+from rlhf_dist.config.roles import reward_role
 from rlhf_dist.config.schema import ModelRoleConfig, PPOAlgoConfig, PPOConfig, RewardSourceConfig, RolloutConfig
 from rlhf_dist.controller.parity import TOLERANCES
 from rlhf_dist.controller.ppo import PPO, PPORoles, RewardSource
@@ -40,7 +41,7 @@ from rlhf_dist.jobs.datasets import pretraining_text
 from rlhf_dist.jobs.run import Prepared, run_job
 from rlhf_dist.plan.extent import reach_of
 from rlhf_dist.plan.facts import cache_elements
-from rlhf_dist.plan.pools import ppo_pools, reward_role
+from rlhf_dist.plan.pools import job_pools
 from rlhf_dist.rollout.hf_engine import HFEngine
 from rlhf_dist.rollout.sampling import engine_seed
 from rlhf_dist.rollout.vllm_engine import VLLMEngine, engine_env
@@ -52,7 +53,7 @@ def run(config: PPOConfig, forks: ForkServer | None) -> RunDir:
 
 
 def _prepare(config: PPOConfig, device: Device) -> Prepared:
-    pools = ppo_pools(config, device)
+    pools = job_pools(config, device)
     data = _ppo_data(config)
     tolerance = config.weights.tolerance
     if tolerance is None:

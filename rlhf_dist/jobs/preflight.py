@@ -7,12 +7,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf_dist.config.resolve import is_given
+from rlhf_dist.config.roles import JobConfig, job_roles
 from rlhf_dist.errors import ClusterError
 
 if TYPE_CHECKING:
     from rlhf_dist.device import Device
-    from rlhf_dist.plan.job import JobConfig
 
 _MANY = 1 << 20  # of nodes and devices: how many there are, Ray will say
 # No worker of a model takes more than so many times its file: float32 state of bfloat16 weights, and activations.
@@ -57,12 +56,11 @@ def preflight(config: JobConfig, device: Device) -> None:
 
 
 def _all_small(config: JobConfig, device: Device, memory: int) -> bool:
-    from rlhf_dist.plan.job import job_pools, model_sections
     from rlhf_dist.plan.process import DRIVER_BYTES, ENGINE_BYTES, RAY_BYTES
 
-    workers = [role.workers for pool in job_pools(config, device) for role in pool.roles]
-    paths = [role.model.path for _, role in model_sections(config).values() if is_given(role.model.path)]
-    sizes = [_file_bytes(path) for path in paths]
+    roles = job_roles(config)
+    workers = [role.workers for role in roles]
+    sizes = [_file_bytes(role.model.path) for role in roles if role.torch_config is not None]
     libraries = 0 if device.is_accelerator else DRIVER_BYTES + RAY_BYTES + ENGINE_BYTES * sum(workers)
     return None not in sizes and sum(size or 0 for size in sizes) * _MOST_OF_FILE * max(workers) + libraries < memory
 

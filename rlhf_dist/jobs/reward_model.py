@@ -17,7 +17,7 @@ from rlhf_dist.device import Device
 from rlhf_dist.engine.scalar import TrainedRewardEngine
 from rlhf_dist.jobs.datasets import comparisons
 from rlhf_dist.jobs.run import Prepared, build_models, run_job
-from rlhf_dist.plan.pools import reward_pools
+from rlhf_dist.plan.pools import job_pools
 
 
 def run(config: RewardModelConfig, forks: ForkServer | None) -> RunDir:
@@ -42,4 +42,4 @@ def _prepare(config: RewardModelConfig, device: Device) -> Prepared:
         (reward,) = build_models(context, {"reward": (TrainedRewardEngine, arguments)})
         return RewardModelTrainer(config, TrainedReward(reward), rankings, context)
 
-    return Prepared("reward model", REWARD_COLUMNS, steps, rankings, reward_pools(config, device), build)
+    return Prepared("reward model", REWARD_COLUMNS, steps, rankings, job_pools(config, device), build)

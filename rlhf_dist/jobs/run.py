@@ -16,6 +16,7 @@ from rlhf_dist.cluster.placement import Placement
 from rlhf_dist.cluster.prometheus import RunGauges
 from rlhf_dist.cluster.session import ray_session
 from rlhf_dist.cluster.shared_folder import check_sharing
+from rlhf_dist.config.roles import job_roles
 from rlhf_dist.config.schema import DPOConfig, PPOConfig, RewardModelConfig, SFTConfig
 from rlhf_dist.controller.identity import Identity, check_same_run, identity_of
 from rlhf_dist.controller.loop import run_training
@@ -30,7 +31,6 @@ from rlhf_dist.device import Device, resolve
 from rlhf_dist.jobs.disk_space import check_room
 from rlhf_dist.jobs.memory_advice import memory_advice
 from rlhf_dist.jobs.preflight import preflight
-from rlhf_dist.plan.job import model_sections
 from rlhf_dist.plan.pools import Pool
 from rlhf_dist.process_output import redirect_output
 
@@ -135,14 +135,9 @@ def _saved_at_the_end(timer: Timer, start: Start) -> Iterator[Timer]:
 
 def _check_nodes(config: C, placement: Placement, directory: RunDir) -> None:
     """Passes where all nodes see the run's folder, and the models of their workers. ClusterError otherwise."""
-    sections = model_sections(config)
-    models = {f"{section}.model.path": role.model.path for section, role in sections.values()}
-    reads = {name: f"{section}.model.path" for name, (section, _) in sections.items()}
-    nodes = {
-        # Engines hold the actor's model, and functions that reward read its tokenizer.
-        node: {reads.get(role, "actor.model.path") for role in roles}
-        for node, roles in placement.roles_by_node().items()
-    }
+    rows = {role.name: role for role in job_roles(config)}
+    models = {role.model_key: role.model.path for role in rows.values()}
+    nodes = {node: {rows[name].model_key for name in names} for node, names in placement.roles_by_node().items()}
     check_sharing(nodes, directory.root.absolute(), models)
 
 

@@ -17,7 +17,7 @@ from rlhf_dist.device import Device
 from rlhf_dist.engine.policy import ActorEngine
 from rlhf_dist.jobs.datasets import pretraining_text, with_held_out
 from rlhf_dist.jobs.run import Prepared, build_models, run_job
-from rlhf_dist.plan.pools import sft_pools
+from rlhf_dist.plan.pools import job_pools
 
 
 def run(config: SFTConfig, forks: ForkServer | None) -> RunDir:
@@ -43,4 +43,4 @@ def _prepare(config: SFTConfig, device: Device) -> Prepared:
         (actor,) = build_models(context, {"actor": (ActorEngine, arguments)})
         return SFTTrainer(config, Actor(actor), examples, context)
 
-    return Prepared("SFT", SFT_COLUMNS, steps, examples, sft_pools(config, device), build)
+    return Prepared("SFT", SFT_COLUMNS, steps, examples, job_pools(config, device), build)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from rlhf_dist.algo.minibatches import steps_per_batch
+from rlhf_dist.config.roles import job_roles
 from rlhf_dist.config.schema import PPOConfig, TrainedRoleConfig
 
 
@@ -19,8 +20,8 @@ class Batches:
         longest: tokens of a sequence at most.
         optimizer_steps: of each role that learns.
         minibatch: samples of one optimizer step.
-        actor_micro_batches: of one optimizer step on the busiest actor worker, if all sequences are of full length.
-        critic_micro_batches: the same of the critic; 0 without one.
+        micro_batches: role that learns -> of one optimizer step on its busiest worker, if all sequences are of full
+            length.
         idle_workers: role -> workers that have nothing to do in a minibatch.
         idle_engines: engines without a prompt.
     """
@@ -30,8 +31,7 @@ class Batches:
     longest: int
     optimizer_steps: int
     minibatch: int
-    actor_micro_batches: int
-    critic_micro_batches: int
+    micro_batches: dict[str, int]
     idle_workers: dict[str, int]
     idle_engines: int
 
@@ -43,16 +43,14 @@ def ppo_batches(config: PPOConfig) -> Batches:
     longest = rollout.max_prompt_tokens + rollout.max_response_tokens
     optimizer_steps = steps_per_batch(samples, ppo.minibatch_size, ppo.epochs)
     minibatch = ceil(samples / (optimizer_steps // ppo.epochs))
-    learning = {"actor": config.actor} | ({"critic": config.critic} if ppo.use_critic else {})
-    counts = {name: _micro_batches(minibatch, longest, role) for name, role in learning.items()}
+    learning = {role.name: role.config for role in job_roles(config) if isinstance(role.config, TrainedRoleConfig)}
     return Batches(
         prompts=ppo.prompts_per_step,
         samples=samples,
         longest=longest,
         optimizer_steps=optimizer_steps,
         minibatch=minibatch,
-        actor_micro_batches=counts["actor"],
-        critic_micro_batches=counts.get("critic", 0),
+        micro_batches={name: _micro_batches(minibatch, longest, role) for name, role in learning.items()},
         idle_workers={
             name: role.num_workers - minibatch for name, role in learning.items() if role.num_workers > minibatch
         },

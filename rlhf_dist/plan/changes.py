@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import Any
 
-from rlhf_dist.config.schema import ModelRoleConfig, RolloutConfig, TrainedRoleConfig
+from rlhf_dist.config.roles import JobConfig
+from rlhf_dist.config.schema import RolloutConfig, TrainedRoleConfig
 from rlhf_dist.device import Device
 from rlhf_dist.plan.extent import reach_of
-from rlhf_dist.plan.job import JobConfig, RoleModel, job_models, job_pools
+from rlhf_dist.plan.job import RoleModel, job_models
 from rlhf_dist.plan.loads import Hardware, PoolLoad, footprints_of, loads_of
+from rlhf_dist.plan.pools import job_pools
+
+Setting = bool | int | float | str  # what a key of a role is set to
 
 
 def smallest_change(
@@ -36,9 +39,9 @@ def smallest_change(
     return None
 
 
-def _changes(model: RoleModel, longest: int) -> Iterator[dict[str, Any]]:
+def _changes(model: RoleModel, longest: int) -> Iterator[dict[str, Setting]]:
     """Settings of a role that take less memory, the gentlest first: speed, then more sharding, then more devices."""
-    config, section = model.config, model.section
+    config, section = model.role.config, model.role.section
     if isinstance(config, RolloutConfig):
         for share in (0.85, 0.8, 0.7, 0.6, 0.5):
             if config.memory_utilization is None or share < config.memory_utilization:
@@ -51,20 +54,19 @@ def _changes(model: RoleModel, longest: int) -> Iterator[dict[str, Any]]:
                 yield {f"{section}.tensor_parallel": parts, f"{section}.num_engines": engines}
             yield {f"{section}.tensor_parallel": parts}
         return
-    assert isinstance(config, ModelRoleConfig)
-    gentle: list[dict[str, Any]] = [{}]
+    gentle: list[dict[str, Setting]] = [{}]
     tokens = config.micro_batch_tokens // 2
     while tokens >= longest:
         gentle.append({f"{section}.micro_batch_tokens": tokens})
         tokens //= 2
     stages = [1, 2, 3] if isinstance(config, TrainedRoleConfig) else [3]
-    sharding: list[dict[str, Any]] = [{}] + [
+    sharding: list[dict[str, Setting]] = [{}] + [
         {f"{section}.zero_stage": stage} for stage in stages if stage > config.zero_stage
     ]
-    checkpointing: list[dict[str, Any]] = [{}]
+    checkpointing: list[dict[str, Setting]] = [{}]
     if isinstance(config, TrainedRoleConfig) and not config.model.gradient_checkpointing:
         checkpointing.append({f"{section}.model.gradient_checkpointing": True})
-    workers: list[dict[str, Any]] = [{}] + [
+    workers: list[dict[str, Setting]] = [{}] + [
         {f"{section}.num_workers": config.num_workers * factor} for factor in (2, 4, 8, 16)
     ]
     if isinstance(config, TrainedRoleConfig) and config.train_engine == "torch":  # which neither shards nor spreads
@@ -74,7 +76,7 @@ def _changes(model: RoleModel, longest: int) -> Iterator[dict[str, Any]]:
     yield from sorted(combined[1:], key=len)
 
 
-def set_key(config: Any, key: str, value: Any) -> None:
+def set_key(config: object, key: str, value: Setting) -> None:
     """Sets a dotted key of a configuration object."""
     *above, leaf = key.split(".")
     for name in above:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from rlhf_dist.config.roles import ACTOR, ROLLOUT, JobConfig, Role, RoleKind, job_roles
 from rlhf_dist.config.schema import PPOConfig
 from rlhf_dist.device import Device
 from rlhf_dist.plan.batches import Batches, ppo_batches
 from rlhf_dist.plan.changes import smallest_change
 from rlhf_dist.plan.footprint import Footprint, concurrent_sequences
-from rlhf_dist.plan.job import JobConfig, RoleModel, job_models, job_pools
+from rlhf_dist.plan.job import RoleModel, job_models
 from rlhf_dist.plan.loads import GIB, Hardware, PoolLoad, footprints_of, loads_of
-from rlhf_dist.plan.pools import Pool
+from rlhf_dist.plan.pools import Pool, job_pools
 
 
 @dataclass(frozen=True)
@@ -73,54 +74,54 @@ def make_plan(config: JobConfig, device: Device, hardware: Hardware, fixes: bool
     batches = ppo_batches(config) if isinstance(config, PPOConfig) else None
     concurrent = transfer = None
     if isinstance(config, PPOConfig):
-        concurrent = concurrent_sequences(models["rollout"].facts, config.rollout, footprints["rollout"].cache)
-        transfer = models["actor"].facts.parameters * models["actor"].facts.itemsize
+        concurrent = concurrent_sequences(models[ROLLOUT].facts, config.rollout, footprints[ROLLOUT].cache)
+        transfer = models[ACTOR].facts.parameters * models[ACTOR].facts.itemsize
     problems = [
-        *_too_few_devices(pools, hardware),
+        *_too_few_devices(config, pools, hardware),
         *_too_little_memory(config, device, hardware, models, loads, fixes),
     ]
-    if concurrent == 0 and not any(problem.what.startswith("rollout") for problem in problems):
+    if concurrent == 0 and not any(problem.what.startswith(ROLLOUT) for problem in problems):
         problems.append(Problem("rollout: the cache holds not one sequence", _raise_cache(config, device)))
-    remarks = _remarks(config, batches, pools, footprints, hardware, concurrent)
+    remarks = _remarks(config, batches, pools, models, footprints, hardware, concurrent)
     return Plan(
         device, hardware, pools, models, footprints, loads, batches, concurrent, transfer or 0, problems, remarks
     )
 
 
-def _too_few_devices(pools: Sequence[Pool], hardware: Hardware) -> Iterator[Problem]:
+def _too_few_devices(config: JobConfig, pools: Sequence[Pool], hardware: Hardware) -> Iterator[Problem]:
     if not hardware.devices_per_node:
         return
+    rows = {role.name: role for role in job_roles(config)}
     for pool in pools:
         if pool.width > hardware.devices_per_node:
             yield Problem(
                 f"{pool.name}: an engine of {pool.width} devices does not fit on a node of {hardware.devices_per_node}",
                 f"rollout.tensor_parallel={hardware.devices_per_node}",
             )
-        strategy = pool.roles[0].strategy
+        strategy, section = pool.roles[0].strategy, rows[pool.roles[0].role].section
         if strategy == "strict_pack" and pool.devices > hardware.devices_per_node:
             yield Problem(
                 f"{pool.name}: {pool.devices} devices do not fit on one node of {hardware.devices_per_node}",
-                f"{pool.roles[0].role}.strategy=pack",
+                f"{section}.strategy=pack",
             )
         if strategy == "strict_spread" and pool.bundles > hardware.nodes:
             yield Problem(
                 f"{pool.name}: {pool.bundles} nodes are wanted, {hardware.nodes} there",
-                f"{pool.roles[0].role}.strategy=spread",
+                f"{section}.strategy=spread",
             )
     wanted = sum(pool.devices for pool in pools)
     if wanted > hardware.devices:
-        yield Problem(f"{wanted} devices are wanted, {hardware.devices} there", _fewer_devices(pools, hardware))
+        yield Problem(f"{wanted} devices are wanted, {hardware.devices} there", _fewer_devices(rows, pools, hardware))
 
 
-def _fewer_devices(pools: Sequence[Pool], hardware: Hardware) -> str | None:
+def _fewer_devices(rows: dict[str, Role], pools: Sequence[Pool], hardware: Hardware) -> str | None:
     """Sharing, where it helps: the largest pool alone must fit."""
     if len(pools) > 1 and max(pool.devices for pool in pools) <= hardware.devices:
         return "placement=colocated"
     largest = max(pools, key=lambda pool: pool.devices)
     role = max(largest.roles, key=lambda role: role.workers * max(role.devices, 1))
-    key = "num_engines" if role.role == "rollout" else "num_workers"
     room = hardware.devices - sum(pool.devices for pool in pools if pool is not largest)
-    return f"{role.role}.{key}={room // max(role.devices, 1)}" if room > 0 else None
+    return f"{rows[role.role].workers_key}={room // max(role.devices, 1)}" if room > 0 else None
 
 
 def _too_little_memory(
@@ -154,6 +155,7 @@ def _remarks(
     config: JobConfig,
     batches: Batches | None,
     pools: Sequence[Pool],
+    models: dict[str, RoleModel],
     footprints: dict[str, Footprint],
     hardware: Hardware,
     concurrent: int | None,
@@ -172,7 +174,8 @@ def _remarks(
                 f"rollout: an engine has {each} sequences and runs {concurrent} at once, if all are of full length"
             )
     for pool in pools if hardware.devices_per_node else ():
-        away = [footprints[role.role] for role in pool.roles if role.role in footprints and role.role != "rollout"]
+        inside = [models[role.role].role for role in pool.roles if role.role in models]
+        away = [footprints[role.name] for role in inside if role.kind is not RoleKind.ENGINE]
         if pool.shared and away:
             size = sum(needs.weights + needs.optimizer for needs in away) / GIB
             remarks.append(f"{pool.name}: roles that are away take up to {size:.1f} GiB of host memory a device")

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
-from rlhf_dist.config.schema import ModelRoleConfig, PPOConfig, TrainedRoleConfig
+from rlhf_dist.config.roles import ACTOR, ROLLOUT, RoleKind
+from rlhf_dist.config.schema import PPOConfig, TrainedRoleConfig
 from rlhf_dist.plan.batches import ppo_batches
 from rlhf_dist.plan.footprint import Footprint, cache_bytes_per_token, concurrent_sequences
 from rlhf_dist.plan.job import RoleModel
@@ -40,16 +41,17 @@ def step_seconds(
     tokens = ppo_batches(config).samples * (config.rollout.max_prompt_tokens + config.rollout.max_response_tokens)
     score, train, move = [], [], []
     for pool in pools:
-        inside = [models[role.role] for role in pool.roles if role.role in models and role.role != "rollout"]
+        inside = [models[role.role] for role in pool.roles if role.role in models]
+        inside = [model for model in inside if model.role.kind is not RoleKind.ENGINE]
         score.append(sum(_forward(model, tokens, speeds) for model in inside))
         train.append(sum(_training(model, tokens, config, speeds) for model in inside))
         if pool.shared:
             # Each role comes and goes twice a step at most: to score, and to train. Gradients are gone by then.
-            moved = (footprints[model.name] for model in inside)
+            moved = (footprints[model.role.name] for model in inside)
             move.append(sum(4 * (needs.weights + needs.optimizer) for needs in moved) / speeds.host)
-    bytes_sent = models["actor"].facts.parameters * models["actor"].facts.itemsize
+    bytes_sent = models[ACTOR].facts.parameters * models[ACTOR].facts.itemsize
     return {
-        "rollout": _sampling(config, models["rollout"], footprints["rollout"].cache, speeds),
+        "rollout": _sampling(config, models[ROLLOUT], footprints[ROLLOUT].cache, speeds),
         "score": max(score),
         "train": max(train),
         "sync": bytes_sent / speeds.link,
@@ -73,13 +75,13 @@ def _sampling(config: PPOConfig, model: RoleModel, cache: int, speeds: Speeds) -
 
 
 def _forward(model: RoleModel, tokens: int, speeds: Speeds) -> float:
-    role, facts = model.config, model.facts
-    assert isinstance(role, ModelRoleConfig)
+    role, facts = model.role.torch_config, model.facts
+    assert role is not None
     return 2 * facts.parameters * tokens / role.num_workers / speeds.flops + _gathers(model, tokens, 1, speeds)
 
 
 def _training(model: RoleModel, tokens: int, config: PPOConfig, speeds: Speeds) -> float:
-    role, facts = model.config, model.facts
+    role, facts = model.role.config, model.facts
     if not isinstance(role, TrainedRoleConfig):
         return 0.0
     passes = 8 if role.model.gradient_checkpointing else 6
@@ -92,8 +94,8 @@ def _training(model: RoleModel, tokens: int, config: PPOConfig, speeds: Speeds) 
 
 def _gathers(model: RoleModel, tokens: int, each: int, speeds: Speeds) -> float:
     """Seconds in which ZeRO-3 gathers the weights, ``each`` times a micro-batch."""
-    role, facts = model.config, model.facts
-    assert isinstance(role, ModelRoleConfig)
+    role, facts = model.role.torch_config, model.facts
+    assert role is not None
     if role.zero_stage != 3 or role.num_workers == 1:
         return 0.0
     micro_batches = ceil(tokens / role.num_workers / role.micro_batch_tokens)

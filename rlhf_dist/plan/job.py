@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rlhf_dist.config.files import read_recipe
 from rlhf_dist.config.load import load_config
-from rlhf_dist.config.resolve import resolve_dpo, resolve_ppo, reward_sources, unsharded_alone, uses_model
+from rlhf_dist.config.resolve import resolve_dpo, resolve_ppo, unsharded_alone
+from rlhf_dist.config.roles import JobConfig, Role, RoleKind, job_roles
 from rlhf_dist.config.schema import (
     DPOConfig,
     FrozenRoleConfig,
-    ModelRoleConfig,
     PPOConfig,
     RewardModelConfig,
     RolloutConfig,
@@ -26,12 +26,10 @@ from rlhf_dist.errors import UserError
 from rlhf_dist.plan.extent import Reach
 from rlhf_dist.plan.facts import ModelFacts, policy_facts, scalar_facts
 from rlhf_dist.plan.footprint import Footprint, engine_footprint, frozen_footprint, trained_footprint
-from rlhf_dist.plan.pools import Pool, dpo_pools, ppo_pools, reward_pools, reward_role, sft_pools
+from rlhf_dist.plan.pools import job_pools
 
-JobConfig = PPOConfig | DPOConfig | SFTConfig | RewardModelConfig
 # The section that only one kind of job has.
 _MARKS: dict[str, type] = {"rollout.": PPOConfig, "dpo.": DPOConfig, "sft.": SFTConfig, "training.": RewardModelConfig}
-_SCALAR_ROLES = ("critic", "reward")
 
 
 @dataclass(frozen=True)
@@ -39,18 +37,14 @@ class RoleModel:
     """A role that holds a model.
 
     Attributes:
-        name: of the role.
-        section: dotted name of its section in the configuration.
-        config: that section.
+        role: its row, with the section as it runs.
         facts: of its model.
-        beside: how many other roles live on its devices.
+        colocated_roles: how many other roles live on its devices.
     """
 
-    name: str
-    section: str
-    config: ModelRoleConfig | RolloutConfig
+    role: Role
     facts: ModelFacts
-    beside: int = 0
+    colocated_roles: int = 0
 
     def footprint(self, reach: Reach, device: Device, device_bytes: int | None, bucket_bytes: int = 0) -> Footprint:
         """Bytes of one worker, or of one process of an engine.
@@ -61,12 +55,13 @@ class RoleModel:
             device_bytes: of an accelerator; None on a CPU.
             bucket_bytes: in which weights go to engines.
         """
-        if isinstance(self.config, RolloutConfig):
-            return engine_footprint(self.facts, self.config, reach, device, device_bytes, bucket_bytes, self.beside)
-        if isinstance(self.config, TrainedRoleConfig):
-            return trained_footprint(self.facts, self.config, reach, device)
-        assert isinstance(self.config, FrozenRoleConfig)
-        return frozen_footprint(self.facts, self.config, reach, device)
+        config = self.role.config
+        if isinstance(config, RolloutConfig):
+            return engine_footprint(self.facts, config, reach, device, device_bytes, bucket_bytes, self.colocated_roles)
+        if isinstance(config, TrainedRoleConfig):
+            return trained_footprint(self.facts, config, reach, device)
+        assert isinstance(config, FrozenRoleConfig)
+        return frozen_footprint(self.facts, config, reach, device)
 
 
 def load_job(argv: Sequence[str], recipe: Path) -> JobConfig:
@@ -97,54 +92,25 @@ def load_job(argv: Sequence[str], recipe: Path) -> JobConfig:
     return config
 
 
-def job_pools(config: JobConfig, device: Device) -> list[Pool]:
-    """The pools of devices of a job."""
-    if isinstance(config, PPOConfig):
-        return ppo_pools(config, device)
-    if isinstance(config, DPOConfig):
-        return dpo_pools(config, device)
-    return sft_pools(config, device) if isinstance(config, SFTConfig) else reward_pools(config, device)
-
-
-def model_sections(config: JobConfig) -> dict[str, tuple[str, ModelRoleConfig]]:
-    """The roles that may hold a model, engines left out: the dotted name of each one's section, and the section."""
-    sections: dict[str, tuple[str, ModelRoleConfig]] = {}
-    if isinstance(config, RewardModelConfig):
-        sections["reward"] = ("reward", config.reward)
-    else:
-        sections["actor"] = ("actor", config.actor)
-    if isinstance(config, PPOConfig | DPOConfig):
-        sections["reference"] = ("reference", config.reference)
-    if isinstance(config, PPOConfig):
-        sections["critic"] = ("critic", config.critic)
-        for name, source in reward_sources(config).items():
-            if uses_model(source):
-                role = reward_role(name)
-                sections[role] = ("reward" if role == "reward" else f"rewards.{name}", source)
-    return sections
-
-
 def job_models(config: JobConfig, device: Device) -> dict[str, RoleModel]:
     """The roles that hold models, by name.
 
     Raises:
         UserError: a model's config.json cannot be had.
     """
-    pool_of = {role.role: pool for pool in job_pools(config, device) for role in pool.roles}
-    models = {
-        name: _role_model(name, section, role, device)
-        for name, (section, role) in model_sections(config).items()
-        if name in pool_of
+    neighbours = {role.role: len(pool.roles) - 1 for pool in job_pools(config, device) for role in pool.roles}
+    return {
+        role.name: _role_model(role, device, neighbours[role.name])
+        for role in job_roles(config)
+        if role.kind is not RoleKind.FUNCTION
     }
-    if isinstance(config, PPOConfig):
-        facts = policy_facts(config.actor.model, device.dtype(config.rollout.dtype))
-        beside = len(pool_of["rollout"].roles) - 1
-        models["rollout"] = RoleModel("rollout", "rollout", config.rollout, facts, beside)
-    return models
 
 
-def _role_model(name: str, section: str, role: ModelRoleConfig, device: Device) -> RoleModel:
-    role = unsharded_alone(role, device)
-    lora = role.lora if isinstance(role, TrainedRoleConfig) else None
-    read = scalar_facts if name.partition("-")[0] in _SCALAR_ROLES else policy_facts
-    return RoleModel(name, section, role, read(role.model, device.dtype(role.model.dtype), lora))
+def _role_model(role: Role, device: Device, colocated_roles: int) -> RoleModel:
+    if role.torch_config is not None:
+        role = replace(role, config=unsharded_alone(role.torch_config, device))
+    section = role.config
+    lora = section.lora if isinstance(section, TrainedRoleConfig) else None
+    dtype = section.dtype if isinstance(section, RolloutConfig) else role.model.dtype
+    read = scalar_facts if role.kind is RoleKind.SCALAR else policy_facts
+    return RoleModel(role, read(role.model, device.dtype(dtype), lora), colocated_roles)

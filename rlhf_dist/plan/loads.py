@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rlhf_dist.config.roles import ACTOR, ROLLOUT, JobConfig
 from rlhf_dist.config.schema import PPOConfig
 from rlhf_dist.device import Device
 from rlhf_dist.plan.extent import reach_of
 from rlhf_dist.plan.footprint import Footprint
-from rlhf_dist.plan.job import JobConfig, RoleModel
+from rlhf_dist.plan.job import RoleModel
 from rlhf_dist.plan.pools import Pool
 from rlhf_dist.plan.process import DRIVER_BYTES, RAY_BYTES, TEXT_REWARD_BYTES
 
@@ -71,9 +72,9 @@ def loads_of(
             continue
         worst = max(inside, key=lambda name: inside[name].total)
         moments = {worst: inside[worst].total}
-        if {"actor", "rollout"} <= inside.keys() and isinstance(config, PPOConfig):
+        if {ACTOR, ROLLOUT} <= inside.keys() and isinstance(config, PPOConfig):
             bucket = 2 * config.weights.bucket_mb * 2**20
-            moments["the transfer of weights"] = inside["actor"].weights + inside["rollout"].weights + bucket
+            moments["the transfer of weights"] = inside[ACTOR].weights + inside[ROLLOUT].weights + bucket
         why = max(moments, key=lambda name: moments[name])
         certain = max(needs.certain for needs in inside.values())
         loads.append(PoolLoad(pool, moments[why] + CONTEXT_BYTES * len(pool.roles), why, certain))

@@ -7,13 +7,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rlhf_dist.config.parsing import shared_groups
-from rlhf_dist.config.resolve import MAIN_REWARD, reward_sources, shares_reference, uses_model
-from rlhf_dist.config.schema import DPOConfig, PPOConfig, RewardModelConfig, SFTConfig, WorkerConfig
+from rlhf_dist.config.parsing import SEPARATE, shared_groups
+from rlhf_dist.config.roles import JobConfig, Role, RoleKind, declared_roles, job_roles
+from rlhf_dist.config.schema import DPOConfig, PPOConfig
 from rlhf_dist.device import Device
 from rlhf_dist.errors import UserError
-
-PPO_ROLES = ("actor", "critic", "reward", "reference", "rollout")
 
 
 @dataclass(frozen=True)
@@ -97,78 +95,37 @@ class Pool:
         return [{"CPU": cpus[bundle], **accelerators} for bundle in range(self.bundles)]
 
 
-def role_resources(
-    role: str, workers: int, config: WorkerConfig, device: Device, devices: int = 1, cores: int | None = None
-) -> RoleResources:
+def role_resources(role: Role, device: Device, cores: int | None = None) -> RoleResources:
     """The resources of a role's workers, `null` entries of the configuration filled in.
 
     On a CPU device the roles take turns on the same cores, so each worker asks Ray for a token share of one only,
-    and may use its part of all of them when its turn comes.
+    and may use its part of all of them when its turn comes. Functions and endpoints need no accelerator.
 
     Args:
-        role: its name.
-        workers: how many.
-        config: the role's section.
+        role: its row.
         device: of the run.
-        devices: accelerators of a worker, where there are any.
         cores: of the machine; None: of this one.
     """
+    config, processes = role.config, role.processes_per_worker
     cpus = config.cpus_per_worker
     if cpus is None:
         cpus = 1.0 if device.is_accelerator else 0.1
     threads = config.threads_per_worker
     if threads is None:
-        threads = 1 if device.is_accelerator else max(1, (cores or os.cpu_count() or 1) // (workers * max(devices, 1)))
-    own = devices if device.is_accelerator else 0
-    return RoleResources(role, workers, own, cpus, threads, config.strategy, max(devices, 1))
+        threads = 1 if device.is_accelerator else max(1, (cores or os.cpu_count() or 1) // (role.workers * processes))
+    devices = processes if device.is_accelerator and role.kind is not RoleKind.FUNCTION else 0
+    return RoleResources(role.name, role.workers, devices, cpus, threads, config.strategy, processes)
 
 
-def reward_role(name: str) -> str:
-    """What the workers of a source of reward are called."""
-    return "reward" if name == MAIN_REWARD else f"reward-{name}"
-
-
-def ppo_resources(config: PPOConfig, device: Device) -> list[RoleResources]:
-    """The roles of a resolved PPO configuration."""
-    rollout = config.rollout
-    roles = [role_resources("actor", config.actor.num_workers, config.actor, device)]
-    if config.ppo.use_critic:
-        roles.append(role_resources("critic", config.critic.num_workers, config.critic, device))
-    for name, source in reward_sources(config).items():
-        devices = 1 if uses_model(source) else 0  # functions and endpoints need no accelerator
-        roles.append(role_resources(reward_role(name), source.num_workers, source, device, devices))
-    if not shares_reference(config):
-        roles.append(role_resources("reference", config.reference.num_workers, config.reference, device))
-    roles.append(role_resources("rollout", rollout.num_engines, rollout, device, rollout.tensor_parallel))
-    return roles
-
-
-def ppo_pools(config: PPOConfig, device: Device) -> list[Pool]:
-    """The pools of a resolved PPO configuration.
+def job_pools(config: JobConfig, device: Device) -> list[Pool]:
+    """The pools of devices of a job, from its resolved configuration.
 
     Raises:
         UserError: the key `placement` cannot be read, or what shares devices cannot.
     """
-    return pools(ppo_resources(config, device), config.placement, device, PPO_ROLES)
-
-
-def dpo_pools(config: DPOConfig, device: Device) -> list[Pool]:
-    """The pools of a resolved DPO configuration."""
-    roles = [
-        role_resources("actor", config.actor.num_workers, config.actor, device),
-        role_resources("reference", config.reference.num_workers, config.reference, device),
-    ]
-    return pools(roles, config.placement, device)
-
-
-def sft_pools(config: SFTConfig, device: Device) -> list[Pool]:
-    """The one pool of SFT."""
-    return [Pool((role_resources("actor", config.actor.num_workers, config.actor, device),))]
-
-
-def reward_pools(config: RewardModelConfig, device: Device) -> list[Pool]:
-    """The one pool of reward-model training."""
-    return [Pool((role_resources("reward", config.reward.num_workers, config.reward, device),))]
+    placement = config.placement if isinstance(config, PPOConfig | DPOConfig) else SEPARATE
+    known = [role.name for role in declared_roles(config)]
+    return pools([role_resources(role, device) for role in job_roles(config)], placement, device, known)
 
 
 def pools(roles: Sequence[RoleResources], placement: str, device: Device, known: Sequence[str] = ()) -> list[Pool]:

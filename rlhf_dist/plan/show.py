@@ -104,8 +104,7 @@ def _batches(plan: Plan) -> Table:
         "tokens of a sample, at most": batches.longest,
         "optimizer steps": batches.optimizer_steps,
         "samples of one": batches.minibatch,
-        "micro-batches of one on an actor worker": batches.actor_micro_batches,
-        "micro-batches of one on a critic worker": batches.critic_micro_batches or "-",
+        **{f"micro-batches of one on each {role} worker": count for role, count in batches.micro_batches.items()},
         "sequences an engine runs at once": "-" if plan.concurrent is None else plan.concurrent,
         "GiB of one transfer of weights": _gib(plan.transfer_bytes),
     }

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_dist.config.load import load_config
+from rlhf_dist.config.resolve import resolve_ppo
 from rlhf_dist.config.schema import PPOConfig
 from rlhf_dist.device import CPU
 from rlhf_dist.errors import UserError
@@ -29,7 +30,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
 
 def config(model: Path, *settings: str) -> PPOConfig:
     words = ["run.name=r", "run.dir=place", f"actor.model.path={model}", f"critic.model.path={model}", *settings]
-    return load_config(PPOConfig, ["--config", "/dev/null", *words], Path("/dev/null"))
+    return resolve_ppo(load_config(PPOConfig, ["--config", "/dev/null", *words], Path("/dev/null")))
 
 
 @pytest.mark.parametrize(

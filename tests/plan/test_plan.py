@@ -170,7 +170,7 @@ def test_batch_arithmetic_and_idle_workers(job: PPOConfig) -> None:
     assert (batches.samples, batches.optimizer_steps, batches.minibatch) == (30, 10, 6)
     assert batches.idle_workers == {"actor": 2}
     assert batches.idle_engines == 1
-    assert batches.critic_micro_batches == 1
+    assert batches.micro_batches == {"actor": 1, "critic": 1}
 
 
 def test_an_engines_cache_counts_whole_blocks(llama_8b: str) -> None:

@@ -8,10 +8,13 @@ from hypothesis import strategies as st
 
 from rlhf_dist.config.parsing import port_range, shared_groups
 from rlhf_dist.config.resolve import resolve_ppo
+from rlhf_dist.config.roles import declared_roles
 from rlhf_dist.config.schema import PPOConfig, RewardSourceConfig
 from rlhf_dist.device import CPU, CUDA, NPU
 from rlhf_dist.errors import UserError
-from rlhf_dist.plan.pools import PPO_ROLES, Pool, RoleResources, pools, ppo_pools
+from rlhf_dist.plan.pools import Pool, RoleResources, job_pools, pools
+
+PPO_ROLES = [role.name for role in declared_roles(PPOConfig())]
 
 
 def role(name: str, workers: int, devices: int = 1, strategy: str = "pack") -> RoleResources:
@@ -29,13 +32,13 @@ def config(**changes: object) -> PPOConfig:
 
 
 def test_separate_gives_every_role_a_pool_of_its_own() -> None:
-    assert [pool.name for pool in ppo_pools(config(), CUDA)] == ["actor", "critic", "reward", "reference", "rollout"]
+    assert [pool.name for pool in job_pools(config(), CUDA)] == ["actor", "critic", "reward", "reference", "rollout"]
 
 
 def test_colocated_puts_all_roles_with_a_model_on_the_same_devices() -> None:
     made = config(placement="colocated", actor__num_workers=4, rollout__num_engines=2, rollout__tensor_parallel=2)
     made.rewards["polite"] = RewardSourceConfig(function="x:y")
-    together, alone = sorted(ppo_pools(made, CUDA), key=lambda pool: -len(pool.roles))
+    together, alone = sorted(job_pools(made, CUDA), key=lambda pool: -len(pool.roles))
     assert together.name == "actor+critic+reward+reference+rollout"
     assert (together.bundles, together.width, together.devices) == (2, 2, 4)
     assert (alone.name, alone.devices) == ("reward-polite", 0)  # a function needs no accelerator
@@ -98,8 +101,8 @@ def test_every_worker_has_its_own_devices_within_its_role_and_equal_ranks_of_rol
 
 
 def test_bundles_ask_for_the_devices_resource_and_for_none_on_a_cpu() -> None:
-    assert ppo_pools(config(actor__num_workers=2), NPU)[0].resources(NPU) == [{"CPU": 1.0, "NPU": 1.0}] * 2
-    assert all(set(bundle) == {"CPU"} for pool in ppo_pools(config(), CPU) for bundle in pool.resources(CPU))
+    assert job_pools(config(actor__num_workers=2), NPU)[0].resources(NPU) == [{"CPU": 1.0, "NPU": 1.0}] * 2
+    assert all(set(bundle) == {"CPU"} for pool in job_pools(config(), CPU) for bundle in pool.resources(CPU))
 
 
 def test_ports_are_read_or_refused() -> None:

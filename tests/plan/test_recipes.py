@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from rlhf_dist.config.roles import declared_roles
 from rlhf_dist.config.schema import PPOConfig
 from rlhf_dist.device import CUDA
 from rlhf_dist.plan.check import make_plan
-from rlhf_dist.plan.job import load_job, model_sections
+from rlhf_dist.plan.job import load_job
 from rlhf_dist.plan.loads import GIB, Hardware
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,7 +69,7 @@ def planned(recipe: str, folders: dict[str, str]) -> PPOConfig:
     """A recipe, whose models are those of ``folders``."""
     config = load_job([], ROOT / recipe)
     assert isinstance(config, PPOConfig)
-    for _, role in model_sections(config).values():
+    for role in declared_roles(config):
         if role.model.path in folders:
             role.model.path = folders[role.model.path]
     return config

@@ -10,7 +10,7 @@ from rlhf_dist.config.resolve import resolve_ppo
 from rlhf_dist.config.schema import ModelConfig, PPOConfig, RolloutConfig
 from rlhf_dist.device import CPU, CUDA, Device
 from rlhf_dist.plan.job import job_models
-from rlhf_dist.plan.pools import ppo_pools
+from rlhf_dist.plan.pools import job_pools
 from rlhf_dist.plan.share import AWAY_BYTES, memory_share
 from rlhf_dist.rollout.vllm_engine import _arguments
 from tests.tiny import write_model
@@ -42,13 +42,13 @@ def test_the_plan_and_the_engine_take_the_same_share(tmp_path: Path, monkeypatch
         job = PPOConfig(placement=placement)
         job.actor.model.path = job.reward.model.path = str(tmp_path / "model")
         job = resolve_ppo(job)
-        planned = job_models(job, CUDA)["rollout"].beside
+        planned = job_models(job, CUDA)["rollout"].colocated_roles
         told = _arguments(job.actor.model, job.rollout, CUDA, ppo_beside(job))
         assert memory_share(job.rollout, 8 * GIB, planned) == told["gpu_memory_utilization"] == share
 
 
 def ppo_beside(job: PPOConfig) -> int:
-    (pool,) = (pool for pool in ppo_pools(job, CUDA) if "rollout" in pool.name)
+    (pool,) = (pool for pool in job_pools(job, CUDA) if "rollout" in pool.name)
     return len(pool.roles) - 1
 
 
