@@ -118,13 +118,13 @@ def _nested_tensors(value: Any) -> list[torch.Tensor]:
 
 def predicted(case: Case, workers: int) -> dict[str, int]:
     """The same by formula."""
-    from rlhf_dist.plan.extent import Reach
+    from rlhf_dist.plan.batch_limits import BatchLimits
     from rlhf_dist.plan.facts import policy_facts
     from rlhf_dist.plan.footprint import trained_footprint
 
     role = case.role(workers)
     facts = policy_facts(role.model, getattr(torch, case.dtype), role.lora)
-    return {kind: asdict(trained_footprint(facts, role, Reach(4), detect()))[kind] for kind in KINDS}
+    return {kind: asdict(trained_footprint(facts, role, BatchLimits(4), detect()))[kind] for kind in KINDS}
 
 
 def worker(rank: int, workers: int, port: int, cases: list[Case], results: Any) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from rlhf_dist.algo.losses import dpo_loss, ranked_right
 from rlhf_dist.cluster.roles import Actor, Reference
+from rlhf_dist.config.roles import ACTOR
 from rlhf_dist.config.schema import DPOConfig
 from rlhf_dist.controller.trainer import RunContext, Trainer
 from rlhf_dist.data.samplers import EpochSampler, steps_of
@@ -29,7 +30,7 @@ class DPOTrainer(Trainer):
     ) -> None:
         self.config, self.actor, self.reference, self.data, self.context = config, actor, reference, data, context
         self.total_steps = steps_of(config.dpo, len(data.train))
-        self.trained, self.result, self.tokenizer_path = {"actor": actor}, actor, data.tokenizer_path
+        self.trained, self.result, self.tokenizer_path = {ACTOR: actor}, actor, data.tokenizer_path
         self._sampler = EpochSampler(len(data.train), config.dpo.batch_size, config.run.seed, straddle=False)
 
     def step(self, number: int) -> dict[str, float]:

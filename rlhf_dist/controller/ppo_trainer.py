@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rlhf_dist.algo.rewards import sequence_sums
 from rlhf_dist.algo.text import distinct_n
+from rlhf_dist.config.roles import ACTOR, CRITIC
 from rlhf_dist.config.schema import PPOConfig
 from rlhf_dist.controller.parity import check_parity
 from rlhf_dist.controller.ppo import PPO, StepResult
@@ -62,7 +63,7 @@ class PPOTrainer(Trainer):
     def __init__(self, config: PPOConfig, ppo: PPO, data: PPOData, context: RunContext) -> None:
         self.config, self.ppo, self.data, self.context = config, ppo, data, context
         self.total_steps = config.ppo.steps
-        self.trained = {"actor": ppo.roles.actor} | ({} if ppo.roles.critic is None else {"critic": ppo.roles.critic})
+        self.trained = {ACTOR: ppo.roles.actor} | ({} if ppo.roles.critic is None else {CRITIC: ppo.roles.critic})
         self.result, self.tokenizer_path = ppo.roles.actor, data.tokenizer_path
         self._sampler = EpochSampler(len(data.train), config.ppo.prompts_per_step, config.run.seed)
 

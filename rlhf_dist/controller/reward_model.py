@@ -7,6 +7,7 @@ from typing import Any
 
 from rlhf_dist.algo.losses import ranking_loss
 from rlhf_dist.cluster.roles import TrainedReward
+from rlhf_dist.config.roles import REWARD
 from rlhf_dist.config.schema import RewardModelConfig
 from rlhf_dist.controller.trainer import RunContext, Trainer
 from rlhf_dist.data.samplers import EpochSampler, steps_of
@@ -35,7 +36,7 @@ class RewardModelTrainer(Trainer):
     def __init__(self, config: RewardModelConfig, reward: TrainedReward, data: RewardData, context: RunContext) -> None:
         self.config, self.reward, self.data, self.context = config, reward, data, context
         self.total_steps = steps_of(config.training, len(data.train))
-        self.trained, self.result, self.tokenizer_path = {"reward": reward}, reward, data.tokenizer_path
+        self.trained, self.result, self.tokenizer_path = {REWARD: reward}, reward, data.tokenizer_path
         self._sampler = EpochSampler(len(data.train), config.training.batch_size, config.run.seed, straddle=False)
         self._bias: float | None = None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rlhf_dist.cluster.roles import Actor
+from rlhf_dist.config.roles import ACTOR
 from rlhf_dist.config.schema import SFTConfig
 from rlhf_dist.controller.trainer import RunContext, Trainer
 from rlhf_dist.data.pretraining import TextSampler
@@ -34,7 +35,7 @@ class SFTTrainer(Trainer):
     def __init__(self, config: SFTConfig, actor: Actor, data: SFTData, context: RunContext) -> None:
         self.config, self.actor, self.data, self.context = config, actor, data, context
         self.total_steps = steps_of(config.sft, len(data.train))
-        self.trained, self.result, self.tokenizer_path = {"actor": actor}, actor, data.tokenizer_path
+        self.trained, self.result, self.tokenizer_path = {ACTOR: actor}, actor, data.tokenizer_path
         self._sampler = EpochSampler(len(data.train), config.sft.batch_size, config.run.seed, straddle=False)
 
     def step(self, number: int) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rlhf_dist.cluster.fork_server import ForkServer
 from rlhf_dist.cluster.roles import Actor, Reference
 from rlhf_dist.config.resolve import unsharded_alone
+from rlhf_dist.config.roles import ACTOR, REFERENCE
 from rlhf_dist.config.schema import DPOConfig
 from rlhf_dist.controller.dpo import DPOData, DPOTrainer
 from rlhf_dist.controller.rundir import RunDir
@@ -32,9 +33,7 @@ def _prepare(config: DPOConfig, device: Device) -> Prepared:
     def build(context: RunContext) -> Trainer:
         learner = (unsharded_alone(config.actor, device), device, 1.0, steps)
         frozen = (unsharded_alone(config.reference, device), device, 1.0)
-        actor, reference = build_models(
-            context, {"actor": (ActorEngine, learner), "reference": (ReferenceEngine, frozen)}
-        )
+        actor, reference = build_models(context, {ACTOR: (ActorEngine, learner), REFERENCE: (ReferenceEngine, frozen)})
         return DPOTrainer(config, Actor(actor), Reference(reference), data, context)
 
     return Prepared("DPO", DPO_COLUMNS, steps, data, job_pools(config, device), build)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_dist.config.did_you_mean import suggest
+from rlhf_dist.config.roles import ACTOR
 from rlhf_dist.controller.checkpoints import damage
 from rlhf_dist.durable import PARTIAL, replace_folder, sync_tree
 from rlhf_dist.errors import UserError
@@ -65,9 +66,9 @@ def _role(checkpoint: Path, wanted: str | None) -> str:
     if not roles:
         raise UserError(f"{checkpoint} is no checkpoint (one is runs/NAME/checkpoints/step-N)")
     if wanted is None:
-        if "actor" not in roles and len(roles) > 1:
+        if ACTOR not in roles and len(roles) > 1:
             raise UserError(f"{checkpoint} has the roles {', '.join(roles)}: say which with --role")
-        return "actor" if "actor" in roles else roles[0]
+        return ACTOR if ACTOR in roles else roles[0]
     if wanted not in roles:
         raise UserError(f"{checkpoint} has no role {wanted}{suggest(wanted, roles)}, only {', '.join(roles)}")
     return wanted

@@ -28,8 +28,8 @@ def run_plan(
     from rlhf_dist.plan.cost import Speeds
     from rlhf_dist.plan.job import load_job
     from rlhf_dist.plan.loads import Hardware
-    from rlhf_dist.plan.remedies import suggest_plans
     from rlhf_dist.plan.show import show_plan, show_suggestions
+    from rlhf_dist.plan.suggest import suggest_plans
 
     if nodes < 1 or (devices_per_node or 0) < 0 or (memory_gib is not None and memory_gib <= 0):
         raise UserError("plan: --nodes, --devices-per-node and --device-memory must be above 0")

@@ -16,8 +16,8 @@ from rlhf_dist.cluster.fork_server import ForkServer
 from rlhf_dist.cluster.group import Construction, WorkerGroup
 from rlhf_dist.cluster.roles import Actor, AdapterOff, Critic, Reference, Reward, Rollout
 from rlhf_dist.cluster.weight_sync import WeightSync
-from rlhf_dist.config.resolve import reward_sources, shares_reference, unsharded_alone, uses_model
-from rlhf_dist.config.roles import reward_role
+from rlhf_dist.config.resolve import reward_sources, unsharded_alone, uses_model
+from rlhf_dist.config.roles import ACTOR, CRITIC, REFERENCE, ROLLOUT, job_roles, reward_role
 from rlhf_dist.config.schema import ModelRoleConfig, PPOAlgoConfig, PPOConfig, RewardSourceConfig, RolloutConfig
 from rlhf_dist.controller.parity import TOLERANCES
 from rlhf_dist.controller.ppo import PPO, PPORoles, RewardSource
@@ -39,7 +39,7 @@ from rlhf_dist.engine.text_reward import TextReward, TextScorer
 from rlhf_dist.errors import UserError
 from rlhf_dist.jobs.datasets import pretraining_text
 from rlhf_dist.jobs.run import Prepared, run_job
-from rlhf_dist.plan.extent import reach_of
+from rlhf_dist.plan.batch_limits import batch_limits
 from rlhf_dist.plan.facts import cache_elements
 from rlhf_dist.plan.pools import job_pools
 from rlhf_dist.rollout.hf_engine import HFEngine
@@ -121,6 +121,7 @@ def _ppo_roles(config: PPOConfig, context: RunContext, device: Device, stop_toke
     samples = config.ppo.prompts_per_step * config.rollout.samples_per_prompt
     total = config.ppo.steps * steps_per_batch(samples, config.ppo.minibatch_size, config.ppo.epochs)
     making: list[Construction] = []
+    present = {role.name for role in job_roles(config)}
 
     def modelled(name: str, factory: Callable[..., Any], role: ModelRoleConfig, *args: Any) -> WorkerGroup:
         group, first = context.group(name), unsharded_alone(role, device)
@@ -128,14 +129,14 @@ def _ppo_roles(config: PPOConfig, context: RunContext, device: Device, stop_toke
         return group
 
     # The engines come first: where devices are shared, vLLM takes its measure of an empty one.
-    rollout = context.group("rollout", engine_env(device) if config.rollout.backend == "vllm" else {})
-    making.append(_rollout_engines(config, rollout, context.placement.beside("rollout"), stop_tokens))
-    policy = Actor(modelled("actor", ActorEngine, config.actor, temperature, total))
-    critic = Critic(modelled("critic", CriticEngine, config.critic, total)) if config.ppo.use_critic else None
+    rollout = context.group(ROLLOUT, engine_env(device) if config.rollout.backend == "vllm" else {})
+    making.append(_rollout_engines(config, rollout, context.placement.beside(ROLLOUT), stop_tokens))
+    policy = Actor(modelled(ACTOR, ActorEngine, config.actor, temperature, total))
+    critic = Critic(modelled(CRITIC, CriticEngine, config.critic, total)) if CRITIC in present else None
     reference: Reference | AdapterOff = (
-        AdapterOff(policy.group)
-        if shares_reference(config)
-        else Reference(modelled("reference", ReferenceEngine, config.reference, temperature))
+        Reference(modelled(REFERENCE, ReferenceEngine, config.reference, temperature))
+        if REFERENCE in present
+        else AdapterOff(policy.group)
     )
     rewards = []
     for name, source in reward_sources(config).items():
@@ -182,15 +183,17 @@ def _with_reachable_cache(config: PPOConfig, device: Device) -> RolloutConfig:
         return rollout
     per_token = cache_elements(model.path, model.trust_remote_code) * device.dtype(rollout.dtype).itemsize
     return replace(
-        rollout, memory_gib=min(rollout.memory_gib, reach_of(config).cache_bytes(rollout, per_token) / 2**30)
+        rollout, memory_gib=min(rollout.memory_gib, batch_limits(config).cache_bytes(rollout, per_token) / 2**30)
     )
 
 
-def _rollout_engines(config: PPOConfig, group: WorkerGroup, beside: int, stop_tokens: list[int]) -> Construction:
+def _rollout_engines(
+    config: PPOConfig, group: WorkerGroup, colocated_roles: int, stop_tokens: list[int]
+) -> Construction:
     arguments = (config.actor.model, _with_reachable_cache(config, group.device), group.device, stop_tokens)
     match config.rollout.backend:
         case "vllm":
-            engine = partial(VLLMEngine, beside=beside)
+            engine = partial(VLLMEngine, colocated_roles=colocated_roles)
             seed = config.run.seed
             return Construction(group, engine, lambda rank: (*arguments, engine_seed(seed, rank)), collective=False)
         case "hf":

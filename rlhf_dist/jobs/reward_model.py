@@ -5,6 +5,7 @@ from __future__ import annotations
 from rlhf_dist.cluster.fork_server import ForkServer
 from rlhf_dist.cluster.roles import TrainedReward
 from rlhf_dist.config.resolve import unsharded_alone
+from rlhf_dist.config.roles import REWARD
 from rlhf_dist.config.schema import RewardModelConfig
 from rlhf_dist.controller.reward_model import RewardData, RewardModelTrainer
 from rlhf_dist.controller.rundir import RunDir
@@ -39,7 +40,7 @@ def _prepare(config: RewardModelConfig, device: Device) -> Prepared:
 
     def build(context: RunContext) -> Trainer:
         arguments = (unsharded_alone(config.reward, device), device, steps)
-        (reward,) = build_models(context, {"reward": (TrainedRewardEngine, arguments)})
+        (reward,) = build_models(context, {REWARD: (TrainedRewardEngine, arguments)})
         return RewardModelTrainer(config, TrainedReward(reward), rankings, context)
 
     return Prepared("reward model", REWARD_COLUMNS, steps, rankings, job_pools(config, device), build)

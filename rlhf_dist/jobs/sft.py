@@ -5,6 +5,7 @@ from __future__ import annotations
 from rlhf_dist.cluster.fork_server import ForkServer
 from rlhf_dist.cluster.roles import Actor
 from rlhf_dist.config.resolve import unsharded_alone
+from rlhf_dist.config.roles import ACTOR
 from rlhf_dist.config.schema import SFTConfig
 from rlhf_dist.controller.rundir import RunDir
 from rlhf_dist.controller.sft import SFTData, SFTTrainer
@@ -40,7 +41,7 @@ def _prepare(config: SFTConfig, device: Device) -> Prepared:
 
     def build(context: RunContext) -> Trainer:
         arguments = (unsharded_alone(config.actor, device), device, 1.0, steps)
-        (actor,) = build_models(context, {"actor": (ActorEngine, arguments)})
+        (actor,) = build_models(context, {ACTOR: (ActorEngine, arguments)})
         return SFTTrainer(config, Actor(actor), examples, context)
 
     return Prepared("SFT", SFT_COLUMNS, steps, examples, job_pools(config, device), build)

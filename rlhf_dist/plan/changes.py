@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from rlhf_dist.config.roles import JobConfig
 from rlhf_dist.config.schema import RolloutConfig, TrainedRoleConfig
 from rlhf_dist.device import Device
-from rlhf_dist.plan.extent import reach_of
+from rlhf_dist.plan.batch_limits import batch_limits
 from rlhf_dist.plan.job import RoleModel, job_models
 from rlhf_dist.plan.loads import Hardware, PoolLoad, footprints_of, loads_of
 from rlhf_dist.plan.pools import job_pools
@@ -21,7 +21,9 @@ def smallest_change(
 ) -> str | None:
     """The first of the changes, the gentlest first, after which this pool fits."""
     names = [load.why] if load.why in models else [role.role for role in load.pool.roles if role.role in models]
-    for changes in (change for name in names for change in _changes(models[name], reach_of(config).longest)):
+    for changes in (
+        change for name in names for change in _changes(models[name], batch_limits(config).sequence_tokens)
+    ):
         changed = copy.deepcopy(config)
         for key, value in changes.items():
             set_key(changed, key, value)

@@ -15,7 +15,7 @@ from rlhf_dist.config.resolve import train_engine_of
 from rlhf_dist.config.schema import FrozenRoleConfig, ModelRoleConfig, RolloutConfig, TrainedRoleConfig
 from rlhf_dist.device import Device
 from rlhf_dist.models.heads import CHUNK_ROWS
-from rlhf_dist.plan.extent import Reach
+from rlhf_dist.plan.batch_limits import BatchLimits
 from rlhf_dist.plan.facts import ModelFacts
 from rlhf_dist.plan.process import ENGINE_BYTES, FRAGMENTATION, TRAINER_BYTES, ZERO_BYTES, zero_bucket, zero_sub_group
 from rlhf_dist.plan.share import memory_share
@@ -78,13 +78,13 @@ class Footprint:
         return self.state
 
 
-def trained_footprint(facts: ModelFacts, role: TrainedRoleConfig, reach: Reach, device: Device) -> Footprint:
+def trained_footprint(facts: ModelFacts, role: TrainedRoleConfig, limits: BatchLimits, device: Device) -> Footprint:
     """A worker of a role that learns.
 
     Args:
         facts: of its model.
         role: its section.
-        reach: the job's largest batches.
+        limits: the job's largest batches.
         device: of the run.
     """
     workers, stage, half = role.num_workers, role.zero_stage, facts.itemsize < _FLOAT32
@@ -100,7 +100,7 @@ def trained_footprint(facts: ModelFacts, role: TrainedRoleConfig, reach: Reach, 
         gradients = learning * _FLOAT32
     masters = 0 if plain or (stage == 3 and not half) else learning * _FLOAT32
     average = facts.learning * _FLOAT32 // (workers if stage == 3 else 1) if role.ema_decay else 0
-    activations = _training_activations(facts, role, reach)
+    activations = _training_activations(facts, role, limits)
     backward = activations + _zero_buffers(facts, role, device, training=True)
     buffers = max(backward, _step_bytes(facts, role, device, learning)) - activations
     return Footprint(
@@ -116,12 +116,12 @@ def trained_footprint(facts: ModelFacts, role: TrainedRoleConfig, reach: Reach, 
     )
 
 
-def frozen_footprint(facts: ModelFacts, role: FrozenRoleConfig, reach: Reach, device: Device) -> Footprint:
+def frozen_footprint(facts: ModelFacts, role: FrozenRoleConfig, limits: BatchLimits, device: Device) -> Footprint:
     """A worker of a role that only runs forward."""
     weights = facts.parameters * facts.itemsize // (role.num_workers if role.zero_stage == 3 else 1)
-    tokens = reach.tokens(role, reach.scored)
+    tokens = limits.micro_batch_tokens(role, limits.score_sequences)
     buffers = _zero_buffers(facts, role, device, training=False)
-    activations = tokens * _layer_bytes(facts) + _head_bytes(facts, reach, tokens)
+    activations = tokens * _layer_bytes(facts) + _head_bytes(facts, limits, tokens)
     return Footprint(
         weights=weights,
         buffers=buffers,
@@ -134,22 +134,22 @@ def frozen_footprint(facts: ModelFacts, role: FrozenRoleConfig, reach: Reach, de
 def engine_footprint(
     facts: ModelFacts,
     rollout: RolloutConfig,
-    reach: Reach,
+    limits: BatchLimits,
     device: Device,
     device_bytes: int | None,
     bucket_bytes: int = 0,
-    beside: int = 0,
+    colocated_roles: int = 0,
 ) -> Footprint:
     """A process of a rollout engine. What of the device is not weights becomes cache, up to `memory_utilization`.
 
     Args:
         facts: of its model in the engine's dtype.
         rollout: the section.
-        reach: the job's largest batches.
+        limits: the job's largest batches.
         device: of the run.
         device_bytes: of an accelerator; None on a CPU, where the cache has its own key.
         bucket_bytes: in which weights come.
-        beside: how many other roles live on its devices.
+        colocated_roles: how many other roles live on its devices.
     """
     weights = facts.parameters * facts.itemsize // rollout.tensor_parallel
     rows, longest = min(rollout.max_batch, 256), rollout.max_prompt_tokens + rollout.max_response_tokens
@@ -158,11 +158,11 @@ def engine_footprint(
     if rollout.backend == "hf":  # which takes what its batch needs
         cache = rollout.max_batch * longest * cache_bytes_per_token(facts, 1)
     elif device_bytes is None:
-        rows = min(rows, reach.generated)
+        rows = min(rows, limits.engine_sequences)
         activations = rows * facts.vocabulary * _FLOAT32 + rollout.max_prompt_tokens * rows * _layer_bytes(facts)
-        cache = min(int(rollout.memory_gib * 2**30), reach.cache_bytes(rollout, cache_bytes_per_token(facts, 1)))
+        cache = min(int(rollout.memory_gib * 2**30), limits.cache_bytes(rollout, cache_bytes_per_token(facts, 1)))
     else:
-        cache = max(int(device_bytes * memory_share(rollout, device_bytes, beside)) - weights - activations, 0)
+        cache = max(int(device_bytes * memory_share(rollout, device_bytes, colocated_roles)) - weights - activations, 0)
     if not device.is_accelerator:
         process = ENGINE_BYTES if rollout.backend == "vllm" else TRAINER_BYTES
         # vLLM packs the weights of linear layers, and of a tied head too, whose embedding stays as it is.
@@ -239,16 +239,19 @@ def _zero_buffers(facts: ModelFacts, role: ModelRoleConfig, device: Device, trai
     return bucket * facts.itemsize * (2 if device.is_accelerator else 1)  # one fills while the other is reduced
 
 
-def _training_activations(facts: ModelFacts, role: TrainedRoleConfig, reach: Reach) -> int:
-    learned, scored = reach.tokens(role, reach.learned), reach.tokens(role, reach.scored)
+def _training_activations(facts: ModelFacts, role: TrainedRoleConfig, limits: BatchLimits) -> int:
+    learned, scored = (
+        limits.micro_batch_tokens(role, limits.train_sequences),
+        limits.micro_batch_tokens(role, limits.score_sequences),
+    )
     if role.model.gradient_checkpointing:
         one_layer = facts.kept_per_token / max(facts.layers, 1)
         kept = facts.kept_checkpointed + one_layer
     else:
         kept = facts.kept_per_token
     weight = facts.outputs * facts.hidden * _FLOAT32  # the gradient of the head's weight
-    learning = int(learned * (kept + _layer_bytes(facts))) + _head_bytes(facts, reach, learned) + weight
-    return max(learning, scored * _layer_bytes(facts) + _head_bytes(facts, reach, scored))
+    learning = int(learned * (kept + _layer_bytes(facts))) + _head_bytes(facts, limits, learned) + weight
+    return max(learning, scored * _layer_bytes(facts) + _head_bytes(facts, limits, scored))
 
 
 def _layer_bytes(facts: ModelFacts) -> int:
@@ -256,7 +259,7 @@ def _layer_bytes(facts: ModelFacts) -> int:
     return int(_TRANSIENTS * facts.kept_per_token / max(facts.layers, 1) / 4)
 
 
-def _head_bytes(facts: ModelFacts, reach: Reach, tokens: int) -> int:
+def _head_bytes(facts: ModelFacts, limits: BatchLimits, tokens: int) -> int:
     """The logits of a chunk of rows, in float32, and one like it (see rlhf_dist.models.heads)."""
-    rows = min(CHUNK_ROWS, ceil(tokens * reach.predicted / reach.longest))
+    rows = min(CHUNK_ROWS, ceil(tokens * limits.predicted_tokens / limits.sequence_tokens))
     return 2 * rows * facts.outputs * _FLOAT32

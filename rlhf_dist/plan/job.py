@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from rlhf_dist.config.files import read_recipe
 from rlhf_dist.config.load import load_config
@@ -23,13 +22,18 @@ from rlhf_dist.config.schema import (
 from rlhf_dist.config.validate import validate_dpo, validate_ppo, validate_reward, validate_sft
 from rlhf_dist.device import Device
 from rlhf_dist.errors import UserError
-from rlhf_dist.plan.extent import Reach
+from rlhf_dist.plan.batch_limits import BatchLimits
 from rlhf_dist.plan.facts import ModelFacts, policy_facts, scalar_facts
 from rlhf_dist.plan.footprint import Footprint, engine_footprint, frozen_footprint, trained_footprint
 from rlhf_dist.plan.pools import job_pools
 
 # The section that only one kind of job has.
-_MARKS: dict[str, type] = {"rollout.": PPOConfig, "dpo.": DPOConfig, "sft.": SFTConfig, "training.": RewardModelConfig}
+_KINDS: dict[str, type[JobConfig]] = {
+    "rollout.": PPOConfig,
+    "dpo.": DPOConfig,
+    "sft.": SFTConfig,
+    "training.": RewardModelConfig,
+}
 
 
 @dataclass(frozen=True)
@@ -46,22 +50,26 @@ class RoleModel:
     facts: ModelFacts
     colocated_roles: int = 0
 
-    def footprint(self, reach: Reach, device: Device, device_bytes: int | None, bucket_bytes: int = 0) -> Footprint:
+    def footprint(
+        self, limits: BatchLimits, device: Device, device_bytes: int | None, bucket_bytes: int = 0
+    ) -> Footprint:
         """Bytes of one worker, or of one process of an engine.
 
         Args:
-            reach: the job's largest batches.
+            limits: the job's largest batches.
             device: of the run.
             device_bytes: of an accelerator; None on a CPU.
             bucket_bytes: in which weights go to engines.
         """
         config = self.role.config
         if isinstance(config, RolloutConfig):
-            return engine_footprint(self.facts, config, reach, device, device_bytes, bucket_bytes, self.colocated_roles)
+            return engine_footprint(
+                self.facts, config, limits, device, device_bytes, bucket_bytes, self.colocated_roles
+            )
         if isinstance(config, TrainedRoleConfig):
-            return trained_footprint(self.facts, config, reach, device)
+            return trained_footprint(self.facts, config, limits, device)
         assert isinstance(config, FrozenRoleConfig)
-        return frozen_footprint(self.facts, config, reach, device)
+        return frozen_footprint(self.facts, config, limits, device)
 
 
 def load_job(argv: Sequence[str], recipe: Path) -> JobConfig:
@@ -75,10 +83,10 @@ def load_job(argv: Sequence[str], recipe: Path) -> JobConfig:
         UserError: a mistake in it, or a recipe of no known job.
     """
     keys = {setting.key for setting in read_recipe(recipe)}
-    kinds = [kind for mark, kind in _MARKS.items() if any(key.startswith(mark) for key in keys)]
+    kinds = [kind for section, kind in _KINDS.items() if any(key.startswith(section) for key in keys)]
     if len(kinds) != 1:
-        raise UserError(f"{recipe}: not a recipe of one job: it has no section, or several, of {', '.join(_MARKS)}")
-    config: Any = load_config(kinds[0], ["--config", str(recipe), *argv], recipe)
+        raise UserError(f"{recipe}: not a recipe of one job: it has no section, or several, of {', '.join(_KINDS)}")
+    config: JobConfig = load_config(kinds[0], ["--config", str(recipe), *argv], recipe)
     if isinstance(config, PPOConfig):
         config = resolve_ppo(config)
         validate_ppo(config, check_paths=False)

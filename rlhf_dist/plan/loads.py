@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rlhf_dist.config.roles import ACTOR, ROLLOUT, JobConfig
 from rlhf_dist.config.schema import PPOConfig
 from rlhf_dist.device import Device
-from rlhf_dist.plan.extent import reach_of
+from rlhf_dist.plan.batch_limits import batch_limits
 from rlhf_dist.plan.footprint import Footprint
 from rlhf_dist.plan.job import RoleModel
 from rlhf_dist.plan.pools import Pool
@@ -55,8 +55,8 @@ def footprints_of(
     """The bytes of a worker of each role with a model."""
     device_bytes = hardware.memory_bytes if hardware.devices_per_node else None
     bucket = config.weights.bucket_mb * 2**20 if isinstance(config, PPOConfig) else 0
-    reach = reach_of(config)
-    return {name: model.footprint(reach, device, device_bytes, bucket) for name, model in models.items()}
+    limits = batch_limits(config)
+    return {name: model.footprint(limits, device, device_bytes, bucket) for name, model in models.items()}
 
 
 def loads_of(

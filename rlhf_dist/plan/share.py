@@ -11,18 +11,18 @@ _ALONE = (
 AWAY_BYTES = 2**30
 
 
-def memory_share(rollout: RolloutConfig, device_bytes: int, beside: int) -> float:
+def memory_share(rollout: RolloutConfig, device_bytes: int, colocated_roles: int) -> float:
     """`rollout.memory_utilization`, or what it comes to where the configuration leaves it open.
 
     Args:
         rollout: the section.
         device_bytes: memory of the device.
-        beside: processes of other roles on the same device.
+        colocated_roles: processes of other roles on the same device.
 
     Returns:
         a share of ``device_bytes``, rounded down to a hundredth.
     """
     if rollout.memory_utilization is not None:
         return rollout.memory_utilization
-    left = max(device_bytes - beside * AWAY_BYTES, 0) / device_bytes
+    left = max(device_bytes - colocated_roles * AWAY_BYTES, 0) / device_bytes
     return max(int(100 * _ALONE * left) / 100, 0.01)

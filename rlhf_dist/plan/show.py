@@ -12,7 +12,7 @@ from rlhf_dist.plan.check import Plan
 from rlhf_dist.plan.cost import Speeds
 from rlhf_dist.plan.loads import GIB
 from rlhf_dist.plan.pools import RoleResources
-from rlhf_dist.plan.remedies import Suggestion
+from rlhf_dist.plan.suggest import Suggestion
 
 
 def show_plan(plan: Plan, console: Console) -> None:

@@ -54,7 +54,7 @@ class VLLMEngine:
         device: Device,
         stop_token_ids: Sequence[int],
         seed: int = 0,
-        beside: int = 0,
+        colocated_roles: int = 0,
     ) -> None:
         """Loads the model. Takes seconds.
 
@@ -64,7 +64,8 @@ class VLLMEngine:
             device: this process's kind of device.
             stop_token_ids: sampling one of these ends a response.
             seed: of what the engine draws without a seed of the sample's own.
-            beside: how many other roles live on its devices; it must be able to leave them where there are some.
+            colocated_roles: how many other roles live on its devices; where there are some, it must be able to
+                leave them.
 
         Raises:
             RunError: the process was started without :func:`engine_env`.
@@ -76,8 +77,8 @@ class VLLMEngine:
         self._rollout = rollout
         self._stop = list(stop_token_ids)
         self._version = 0
-        sleeps = beside > 0 and device.vllm_sleeps
-        arguments = _arguments(model, rollout, device, beside)
+        sleeps = colocated_roles > 0 and device.vllm_sleeps
+        arguments = _arguments(model, rollout, device, colocated_roles)
         self._llm: Any = LLM(**arguments, seed=seed, enable_sleep_mode=sleeps)
         self._sleep = SleepMode(self._llm, device.vllm_sleeps_in_parts) if sleeps else None
 
@@ -152,7 +153,7 @@ def _check_env(device: Device) -> None:
         raise RunError(f"the rollout engine's process must be started with {needed} in its environment")
 
 
-def _arguments(model: ModelConfig, rollout: RolloutConfig, device: Device, beside: int) -> dict[str, Any]:
+def _arguments(model: ModelConfig, rollout: RolloutConfig, device: Device, colocated_roles: int) -> dict[str, Any]:
     """The arguments of ``vllm.LLM``."""
     eager = rollout.enforce_eager
     arguments: dict[str, Any] = {
@@ -178,7 +179,7 @@ def _arguments(model: ModelConfig, rollout: RolloutConfig, device: Device, besid
         "disable_log_stats": True,
     }
     if device.is_accelerator:
-        arguments["gpu_memory_utilization"] = memory_share(rollout, device.memory_bytes(), beside)
+        arguments["gpu_memory_utilization"] = memory_share(rollout, device.memory_bytes(), colocated_roles)
     else:
         # Of the host's memory this share would be asked for at the start, whoever else is using it; a size is not.
         arguments["kv_cache_memory_bytes"] = int(rollout.memory_gib * GIB)

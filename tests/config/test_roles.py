@@ -34,6 +34,11 @@ def ppo(model: str = "model") -> PPOConfig:
     return config
 
 
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model"))
+
+
 def rows(config: JobConfig) -> list[tuple[str, str, RoleKind, bool, str]]:
     return [(role.name, role.section, role.kind, role.learns, role.model_key) for role in job_roles(config)]
 
@@ -113,9 +118,9 @@ def test_what_a_run_leaves_behind_is_the_model_of_its_first_role_that_learns(con
 
 @pytest.mark.parametrize("changes", [{}, {"advantage": "grpo"}, {"rank": 4}, {"function": "score.py:length"}], ids=str)
 def test_planner_placement_and_the_checks_before_a_launch_see_the_rows_of_the_table(
-    changes: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    changes: dict[str, object], tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = ppo(str(write_model(tmp_path / "model")))
+    config = ppo(str(tiny))
     config.rewards["second"] = RewardSourceConfig()
     config.rewards["second"].model.path = config.actor.model.path
     config.reward.function = changes.get("function")  # type: ignore[assignment]

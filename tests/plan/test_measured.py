@@ -13,7 +13,7 @@ import pytest
 
 from rlhf_dist.config.schema import ModelConfig, TrainedRoleConfig
 from rlhf_dist.device import CPU
-from rlhf_dist.plan.extent import Reach
+from rlhf_dist.plan.batch_limits import BatchLimits
 from rlhf_dist.plan.process import TRAINER_BYTES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,7 +91,7 @@ def test_a_worker_takes_what_the_plan_says(tmp_path: Path) -> None:
     ]
     assert [rank.wait(timeout=240) for rank in ranks] == [0, 0]
     facts = policy_facts(role_of(str(tmp_path)).model, CPU.dtype("float32"))
-    plan = trained_footprint(facts, role_of(str(tmp_path)), Reach(LENGTH, learned=ROWS, scored=ROWS), CPU)
+    plan = trained_footprint(facts, role_of(str(tmp_path)), BatchLimits(LENGTH, learned=ROWS, scored=ROWS), CPU)
     for rank in range(WORKERS):
         before, highest = json.loads((tmp_path / f"rank{rank}.json").read_text())
         measured, planned = highest - before, plan.total - TRAINER_BYTES

@@ -8,18 +8,18 @@ import pytest
 import torch
 
 from rlhf_dist.config.resolve import resolve_ppo
-from rlhf_dist.config.schema import AdapterConfig, ModelConfig, PPOConfig, TrainedRoleConfig
+from rlhf_dist.config.schema import AdapterConfig, ModelConfig, PPOConfig, RewardSourceConfig, TrainedRoleConfig
 from rlhf_dist.device import CPU, CUDA
 from rlhf_dist.errors import ClusterError, UserError
+from rlhf_dist.plan.batch_limits import BatchLimits
 from rlhf_dist.plan.batches import ppo_batches
 from rlhf_dist.plan.check import make_plan
 from rlhf_dist.plan.cost import Speeds, step_seconds
-from rlhf_dist.plan.extent import Reach
 from rlhf_dist.plan.facts import policy_facts, scalar_facts
 from rlhf_dist.plan.footprint import concurrent_sequences, trained_footprint
 from rlhf_dist.plan.job import load_job
 from rlhf_dist.plan.loads import GIB, Hardware
-from rlhf_dist.plan.remedies import suggest_plans
+from rlhf_dist.plan.suggest import suggest_plans
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -95,7 +95,7 @@ def test_zero_divides_what_it_says_it_divides(llama_8b: str) -> None:
 
     def of(stage: int, workers: int) -> tuple[int, int, int]:
         role = TrainedRoleConfig(zero_stage=stage, num_workers=workers)
-        made = trained_footprint(facts, role, Reach(2048), CUDA)
+        made = trained_footprint(facts, role, BatchLimits(2048), CUDA)
         return made.weights, made.gradients, made.optimizer
 
     assert of(0, 4) == of(1, 4) == (2 * whole, 6 * whole, 12 * whole // 4)
@@ -189,6 +189,19 @@ def test_suggestions_fit_differ_and_come_fastest_first(job: PPOConfig) -> None:
     for suggestion in found:
         assert not suggestion.plan.problems
         assert sum(pool.devices for pool in suggestion.plan.pools) <= 8
+
+
+def test_a_further_reward_model_is_planned_and_changed_under_its_own_section(job: PPOConfig) -> None:
+    job.rewards["polite"] = RewardSourceConfig(strategy="strict_spread", num_workers=4)
+    job.rewards["polite"].model.path = job.actor.model.path
+    (problem,) = make_plan(job, CUDA, Hardware(3, 8, 80 * GIB)).problems
+    assert problem.what == "reward-polite: 4 nodes are wanted, 3 there"
+    assert problem.change == "rewards.polite.strategy=spread"
+    job.rewards["polite"].strategy = "pack"
+    found = suggest_plans(job, CUDA, Hardware(1, 8, 80 * GIB), Speeds(), 3)
+    assert len(found) == 3
+    for suggestion in found:
+        assert {"rewards.polite.num_workers", "rewards.polite.zero_stage"} <= suggestion.settings.keys()
 
 
 def test_more_devices_never_make_the_modelled_step_slower(job: PPOConfig) -> None:

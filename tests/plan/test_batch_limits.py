@@ -11,8 +11,8 @@ from rlhf_dist.config.resolve import train_engine_of, unsharded_alone
 from rlhf_dist.config.schema import ModelConfig, PPOConfig, SFTConfig, TrainedRoleConfig
 from rlhf_dist.device import CPU, CUDA
 from rlhf_dist.jobs.ppo import _with_reachable_cache
+from rlhf_dist.plan.batch_limits import BatchLimits, batch_limits
 from rlhf_dist.plan.check import make_plan
-from rlhf_dist.plan.extent import Reach, reach_of
 from rlhf_dist.plan.facts import policy_facts
 from rlhf_dist.plan.footprint import trained_footprint
 from rlhf_dist.plan.job import load_job
@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[2]
     ],
 )
 def test_a_micro_batch_is_no_larger_than_the_batch(settings: dict[str, int], rows: int | None, tokens: int) -> None:
-    assert Reach(96).tokens(TrainedRoleConfig(**settings), rows) == tokens
+    assert BatchLimits(96).micro_batch_tokens(TrainedRoleConfig(**settings), rows) == tokens
 
 
 def ppo(**settings: int) -> PPOConfig:
@@ -51,18 +51,22 @@ def ppo(**settings: int) -> PPOConfig:
 
 def test_the_reach_of_a_job_is_that_of_its_batches() -> None:
     # 12 samples in minibatches of 3; 12 is more than the 10 of an evaluation; 3 of 12 to each of 5 engines.
-    assert reach_of(ppo()) == Reach(longest=96, learned=3, scored=12, generated=3, answer=32)
-    assert reach_of(ppo(max_batch=2)).generated == 2
+    assert batch_limits(ppo()) == BatchLimits(
+        96, train_sequences=3, score_sequences=12, engine_sequences=3, response_tokens=32
+    )
+    assert batch_limits(ppo(max_batch=2)).engine_sequences == 2
     # 12 pretraining examples over the 8 optimizer steps of 2 epochs: 2 more in each.
-    assert reach_of(ppo(pretrain_coef=1)).learned == 5
-    assert reach_of(SFTConfig()).learned == SFTConfig().sft.batch_size
+    assert batch_limits(ppo(pretrain_coef=1)).train_sequences == 5
+    assert batch_limits(SFTConfig()).train_sequences == SFTConfig().sft.batch_size
 
 
 def test_an_engines_cache_is_no_larger_than_its_sequences_can_fill() -> None:
     rollout = ppo().rollout
-    needed = Reach(100, generated=200).cache_bytes(rollout, 46_080)
+    needed = BatchLimits(100, engine_sequences=200).cache_bytes(rollout, 46_080)
     assert needed == int(200 * 128 * 46_080 * 1.1)  # whole blocks of 32 tokens
-    assert Reach(100, generated=1).cache_bytes(rollout, 46_080) == 64 * 2**20  # and never a handful of blocks
+    assert (
+        BatchLimits(100, engine_sequences=1).cache_bytes(rollout, 46_080) == 64 * 2**20
+    )  # and never a handful of blocks
 
 
 def test_only_float32_weights_of_a_single_worker_are_left_unsharded() -> None:
@@ -98,7 +102,7 @@ def test_who_trains_is_known_to_the_plan(smollm2: str, settings: dict, engine: s
     assert train_engine_of(role, CPU) == engine
     assert engine == "zero" or role.zero_stage == 0
     facts = policy_facts(role.model, CPU.dtype(dtype))
-    footprint = trained_footprint(facts, role, Reach(100), CPU)
+    footprint = trained_footprint(facts, role, BatchLimits(100), CPU)
     assert footprint.process == TRAINER_BYTES + (ZERO_BYTES if engine == "zero" else 0)
     if engine == "torch":  # float32 gradients, two moments, and masters where the weights are not float32 themselves
         masters = 0 if dtype == "float32" else 1

@@ -7,25 +7,19 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from rlhf_dist.config.parsing import COLOCATED, SEPARATE
+from rlhf_dist.config.roles import Role, RoleKind, job_roles
 from rlhf_dist.config.schema import PPOConfig
 from rlhf_dist.config.validate import validate_ppo
 from rlhf_dist.device import Device
 from rlhf_dist.errors import UserError
+from rlhf_dist.plan.batch_limits import batch_limits
 from rlhf_dist.plan.changes import set_key
 from rlhf_dist.plan.check import Plan, make_plan
 from rlhf_dist.plan.cost import Speeds, step_seconds
-from rlhf_dist.plan.extent import reach_of
 from rlhf_dist.plan.job import job_models
 from rlhf_dist.plan.loads import Hardware
 
-# Placements with the groups of roles whose numbers of devices are chosen together.
-_PLACEMENTS = {
-    "separate": (("actor",), ("critic",), ("reward", "reference"), ("rollout",)),
-    "[[actor, reference], [critic, reward], [rollout]]": (("actor", "reference"), ("critic", "reward"), ("rollout",)),
-    "[[actor, critic, reward, reference], [rollout]]": (("actor", "critic", "reward", "reference"), ("rollout",)),
-    "colocated": (("actor", "critic", "reward", "reference", "rollout"),),
-}
-_STAGES = {"actor": (0, 1, 2, 3), "critic": (0, 1, 2, 3), "reward": (0, 3), "reference": (0, 3)}
 _WIDTHS = (1, 2, 4, 8)
 
 
@@ -51,39 +45,70 @@ class Suggestion:
 
 def suggest_plans(config: PPOConfig, device: Device, hardware: Hardware, speeds: Speeds, best: int) -> list[Suggestion]:
     """The ``best`` fastest plans that fit into the hardware, the fastest first; none where nothing fits."""
-    models = job_models(config, device)
-    heads = models["rollout"].facts.heads
+    heads = next(model.facts.heads for model in job_models(config, device).values() if _samples(model.role))
     widths = [width for width in _WIDTHS if heads % width == 0 and width <= hardware.devices_per_node]
     if config.rollout.backend == "hf":
         widths = [1]
     found: list[Suggestion] = []
-    for placement, groups in _PLACEMENTS.items():
-        present = [tuple(role for role in group if role in models) for group in groups]
-        for settings in _counts(placement, [group for group in present if group], hardware, widths):
+    for placement, groups in _placements(config).items():
+        for settings in _counts(placement, groups, hardware, widths):
             fitting = _fitting(config, device, hardware, speeds, settings)
             if fitting is not None:
                 found.append(fitting)
     return sorted(found, key=lambda suggestion: suggestion.total)[:best]
 
 
+def _samples(role: Role) -> bool:
+    return role.kind is RoleKind.ENGINE
+
+
+def _placements(config: PPOConfig) -> dict[str, list[list[Role]]]:
+    """Values of `placement`, each with the groups of roles whose numbers of devices are chosen together.
+
+    Engines are the last group, or at the end of the only one. Functions need no devices, and are in none.
+    """
+    roles = [role for role in job_roles(config) if role.kind is not RoleKind.FUNCTION]
+    engines = [role for role in roles if _samples(role)]
+    in_torch = [role for role in roles if not _samples(role)]
+    policies = [role for role in in_torch if role.kind is RoleKind.POLICY]
+    scalars = [role for role in in_torch if role.kind is RoleKind.SCALAR]
+    alone = [[role] for role in in_torch if role.learns]
+    frozen = [role for role in in_torch if not role.learns]
+    by_kind = [group for group in (policies, scalars, engines) if group]
+    return {
+        SEPARATE: [group for group in (*alone, frozen, engines) if group],
+        _as_lists(by_kind): by_kind,
+        _as_lists([in_torch, engines]): [in_torch, engines],
+        COLOCATED: [[*in_torch, *engines]],
+    }
+
+
+def _as_lists(groups: Sequence[Sequence[Role]]) -> str:
+    """Groups as `placement` reads them."""
+    return "[" + ", ".join("[" + ", ".join(role.name for role in group) + "]" for group in groups) + "]"
+
+
 def _counts(
-    placement: str, groups: Sequence[tuple[str, ...]], hardware: Hardware, widths: Sequence[int]
+    placement: str, groups: Sequence[Sequence[Role]], hardware: Hardware, widths: Sequence[int]
 ) -> Iterator[dict[str, str]]:
     """Numbers of devices of each group: powers of two and the whole, as far as they go together."""
     sizes = sorted({2**n for n in range(hardware.devices.bit_length())} | {hardware.devices})
     for chosen in itertools.product(sizes, repeat=len(groups)):
         taken = sum(
-            size * (len(group) if placement == "separate" else 1) for size, group in zip(chosen, groups, strict=True)
+            size * (len(group) if placement == SEPARATE else 1) for size, group in zip(chosen, groups, strict=True)
         )
         if not hardware.devices / 2 < taken <= hardware.devices:
             continue
         settings = {"placement": placement}
         for size, group in zip(chosen, groups, strict=True):
-            settings |= {f"{role}.num_workers": str(size) for role in group if role != "rollout"}
-        engines = chosen[-1]
+            settings |= {role.workers_key: str(size) for role in group if not _samples(role)}
+        (engines,), size = [role for role in groups[-1] if _samples(role)], chosen[-1]
         for width in widths:
-            if engines % width == 0:
-                yield settings | {"rollout.num_engines": str(engines // width), "rollout.tensor_parallel": str(width)}
+            if size % width == 0:
+                yield settings | {
+                    engines.workers_key: str(size // width),
+                    f"{engines.section}.tensor_parallel": str(width),
+                }
 
 
 def _fitting(
@@ -94,9 +119,9 @@ def _fitting(
     for key, value in settings.items():
         set_key(changed, key, value if key == "placement" else int(value))
     settings = dict(settings)
-    for role, stages in _STAGES.items():
-        if f"{role}.num_workers" in settings:
-            settings[f"{role}.zero_stage"] = str(_lowest_stage(changed, device, hardware, role, stages))
+    for role in job_roles(changed):
+        if role.torch_config is not None:
+            settings[f"{role.section}.zero_stage"] = str(_lowest_stage(changed, device, hardware, role))
     try:
         validate_ppo(changed, check_paths=False)
         plan = make_plan(changed, device, hardware, fixes=False)
@@ -108,14 +133,12 @@ def _fitting(
     return Suggestion(settings, seconds, plan)
 
 
-def _lowest_stage(config: PPOConfig, device: Device, hardware: Hardware, role: str, stages: tuple[int, ...]) -> int:
+def _lowest_stage(config: PPOConfig, device: Device, hardware: Hardware, role: Role) -> int:
     """Sets, and returns, the lowest stage under which a worker of the role fits on a device by itself."""
     models = job_models(config, device)
-    for stage in stages:
-        set_key(config, f"{role}.zero_stage", stage)
-        if role not in models:
-            break
-        needs = models[role].footprint(reach_of(config), device, hardware.memory_bytes)
+    for stage in (0, 1, 2, 3) if role.learns else (0, 3):
+        set_key(config, f"{role.section}.zero_stage", stage)
+        needs = models[role.name].footprint(batch_limits(config), device, hardware.memory_bytes)
         if hardware.memory_bytes is None or needs.total < 0.95 * hardware.memory_bytes:
             break
     return stage
