@@ -8,14 +8,27 @@ from pathlib import Path
 
 import pytest
 
+from rlhf_dist.config import roles
 from rlhf_dist.config.resolve import resolve_dpo, resolve_ppo
-from rlhf_dist.config.roles import JobConfig, RoleKind, declared_roles, job_roles, result_role
-from rlhf_dist.config.schema import DPOConfig, PPOConfig, RewardModelConfig, RewardSourceConfig, SFTConfig
+from rlhf_dist.config.roles import JobConfig, Role, RoleKind, declared_roles, job_roles, result_role
+from rlhf_dist.config.schema import (
+    DPOConfig,
+    FrozenRoleConfig,
+    PPOConfig,
+    RewardModelConfig,
+    RewardSourceConfig,
+    SFTConfig,
+)
+from rlhf_dist.config.validate import validate_ppo
 from rlhf_dist.device import CPU, CUDA
-from rlhf_dist.errors import MemoryRanOut, RunError
+from rlhf_dist.errors import MemoryRanOut, RunError, UserError
 from rlhf_dist.jobs import memory_advice, preflight
+from rlhf_dist.plan.check import make_plan
+from rlhf_dist.plan.cost import Speeds
 from rlhf_dist.plan.job import job_models
+from rlhf_dist.plan.loads import Hardware
 from rlhf_dist.plan.pools import job_pools
+from rlhf_dist.plan.suggest import suggest_plans
 from tests.tiny import write_model
 
 POLICY, SCALAR, ENGINE, FUNCTION = RoleKind.POLICY, RoleKind.SCALAR, RoleKind.ENGINE, RoleKind.FUNCTION
@@ -147,6 +160,36 @@ def test_planner_placement_and_the_checks_before_a_launch_see_the_rows_of_the_ta
         with pytest.raises(RunError) as caught, memory_advice.memory_advice(config, CPU):
             raise MemoryRanOut("killed", "", {role.name: 1}, 1)
         assert (role.workers_key in str(caught.value)) == (role.kind is not FUNCTION)
+
+
+def test_a_further_row_is_all_that_placement_planner_and_checks_need_of_a_new_role(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = ppo(str(tiny))
+    config.placement = "[[actor, process], [critic, reward]]"
+    section = FrozenRoleConfig(num_workers=3, zero_stage=3)
+    section.model.path = str(tiny)
+    config.process = section  # type: ignore[attr-defined]
+    row = Role("process", "process", section, SCALAR, section.model, "process.model.path")
+    table = roles._ppo_roles
+    monkeypatch.setattr(roles, "_ppo_roles", lambda config: (*table(config), row))
+    config = resolve_ppo(config)
+    config.run.name, config.data.path = "new", "some/prompts"
+    config.rollout.max_prompt_tokens = config.rollout.max_response_tokens = 64
+
+    validate_ppo(config)
+    shared = job_pools(config, CUDA)[0]
+    assert (shared.name, shared.devices) == ("actor+process", 3)
+    plan = make_plan(config, CUDA, Hardware(1, 8, 80 * 2**30))
+    assert plan.footprints["process"].weights == plan.footprints["reward"].weights // 3
+    suggested = suggest_plans(config, CUDA, Hardware(1, 4, 80 * 2**30), Speeds(), 1)
+    assert {"process.num_workers", "process.zero_stage"} <= suggested[0].settings.keys()
+    section.zero_stage = 2
+    with pytest.raises(UserError, match=r"process\.zero_stage=2"):
+        validate_ppo(config)
+    section.zero_stage, section.model.path = 3, "nowhere/model/of/mine"
+    with pytest.raises(UserError, match=r"process\.model\.path"):
+        validate_ppo(config)
 
 
 def test_the_table_is_read_without_torch_and_ray() -> None:
