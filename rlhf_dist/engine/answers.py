@@ -12,7 +12,7 @@ from rlhf_dist.types import ragged_indices
 FORWARDS = 4
 
 
-def in_like_lengths(tokens: Tensor, lengths: Tensor, forward: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+def forward_by_length(tokens: Tensor, lengths: Tensor, forward: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """One value for each of N answers, in several forwards of answers of like length.
 
     The answers of a prompt share a loss, so they stay in one micro-batch however much they differ in length, and

@@ -13,7 +13,7 @@ from rlhf_dist.algo.kl import ESTIMATORS, k3
 from rlhf_dist.algo.losses import PolicyObjective, dpo_loss, ppo_policy_loss, ranked_right
 from rlhf_dist.config.schema import FrozenRoleConfig, TrainedRoleConfig
 from rlhf_dist.device import Device
-from rlhf_dist.engine.answers import in_like_lengths
+from rlhf_dist.engine.answers import forward_by_length
 from rlhf_dist.engine.choose import make_forward_engine, make_train_engine
 from rlhf_dist.engine.protocol import ForwardEngine, Part
 from rlhf_dist.engine.role_engine import RoleEngine, TrainedRoleEngine
@@ -60,7 +60,7 @@ def _answer_logprobs(runner: ForwardEngine, batch: Comparisons) -> Tensor:
         of_row = torch.repeat_interleave(torch.arange(rows.numel()), responses[rows]).to(logprobs.device)
         return torch.zeros(rows.numel(), device=logprobs.device).index_add(0, of_row, logprobs)
 
-    return in_like_lengths(batch.tokens, lengths, forward)
+    return forward_by_length(batch.tokens, lengths, forward)
 
 
 def _map_answers(runner: ForwardEngine, batch: Comparisons) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from rlhf_dist.algo.losses import ppo_value_loss, ranking_loss
 from rlhf_dist.config.schema import FrozenRoleConfig, TrainedRoleConfig
 from rlhf_dist.device import Device
-from rlhf_dist.engine.answers import in_like_lengths
+from rlhf_dist.engine.answers import forward_by_length
 from rlhf_dist.engine.choose import make_forward_engine, make_train_engine
 from rlhf_dist.engine.protocol import ForwardEngine, Part
 from rlhf_dist.engine.role_engine import RoleEngine, TrainedRoleEngine
@@ -42,7 +42,7 @@ def _last_token_scores(runner: ForwardEngine, tokens: Tensor, lengths: Tensor) -
 def _answer_scores(runner: ForwardEngine, batch: Comparisons) -> Tensor:
     """The same for the answers of rankings ``[N]``."""
     lengths = batch.token_counts
-    return in_like_lengths(
+    return forward_by_length(
         batch.tokens, lengths, lambda tokens, rows: _last_token_scores(runner, tokens, lengths[rows])
     )
 
