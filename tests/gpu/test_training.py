@@ -78,7 +78,7 @@ def test_training_on_two_devices_is_the_cpus(device, needs_two, ranks, on_cpu, t
     check(device, ranks, on_cpu, tmp_path, 2, stage)
 
 
-@pytest.mark.parametrize("case", BFLOAT16, ids=lambda case: f"{case.world}-{case.stage}")
+@pytest.mark.parametrize("case", BFLOAT16, ids=lambda case: f"{case.engine}-{case.world}-{case.stage}")
 def test_training_in_bfloat16_is_the_cpus_within_its_rounding(device, ranks, on_cpu, tmp_path, case, request) -> None:
     if case.world > 1:
         request.getfixturevalue("needs_two")
