@@ -11,7 +11,7 @@ from rlhf_dist.config.schema import PPOConfig, TrainedRoleConfig
 
 
 @dataclass(frozen=True)
-class Batches:
+class StepBatches:
     """The arithmetic of one PPO step.
 
     Attributes:
@@ -36,7 +36,7 @@ class Batches:
     idle_engines: int
 
 
-def ppo_batches(config: PPOConfig) -> Batches:
+def ppo_batches(config: PPOConfig) -> StepBatches:
     """The arithmetic of a resolved PPO configuration."""
     rollout, ppo = config.rollout, config.ppo
     samples = ppo.prompts_per_step * rollout.samples_per_prompt
@@ -44,7 +44,7 @@ def ppo_batches(config: PPOConfig) -> Batches:
     optimizer_steps = steps_per_batch(samples, ppo.minibatch_size, ppo.epochs)
     minibatch = ceil(samples / (optimizer_steps // ppo.epochs))
     learning = {role.name: role.config for role in job_roles(config) if isinstance(role.config, TrainedRoleConfig)}
-    return Batches(
+    return StepBatches(
         prompts=ppo.prompts_per_step,
         samples=samples,
         longest=longest,

@@ -20,7 +20,7 @@ def smallest_change(
     config: JobConfig, device: Device, hardware: Hardware, models: dict[str, RoleModel], load: PoolLoad
 ) -> str | None:
     """The first of the changes, the gentlest first, after which this pool fits."""
-    names = [load.why] if load.why in models else [role.role for role in load.pool.roles if role.role in models]
+    names = [load.largest] if load.largest in models else [role.role for role in load.pool.roles if role.role in models]
     for changes in (
         change for name in names for change in _changes(models[name], batch_limits(config).sequence_tokens)
     ):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rlhf_dist.config.roles import ACTOR, ROLLOUT, JobConfig, Role, RoleKind, job_roles
 from rlhf_dist.config.schema import PPOConfig
 from rlhf_dist.device import Device
-from rlhf_dist.plan.batches import Batches, ppo_batches
+from rlhf_dist.plan.batches import StepBatches, ppo_batches
 from rlhf_dist.plan.changes import smallest_change
 from rlhf_dist.plan.footprint import Footprint, concurrent_sequences
 from rlhf_dist.plan.job import RoleModel, job_models
@@ -55,7 +55,7 @@ class Plan:
     models: dict[str, RoleModel]
     footprints: dict[str, Footprint]
     loads: Sequence[PoolLoad]
-    batches: Batches | None
+    batches: StepBatches | None
     concurrent: int | None
     transfer_bytes: int
     problems: Sequence[Problem]
@@ -139,7 +139,7 @@ def _too_little_memory(
         if load.total > limit:
             where = "a device" if device.is_accelerator else "the node"
             size, room = f"{load.total / GIB:.1f} GiB", f"{limit / GIB:.1f} GiB"
-            what = f"{load.pool.name}: {size} on {where} of {room} (most for {load.why})"
+            what = f"{load.pool.name}: {size} on {where} of {room} (most for {load.largest})"
             change = smallest_change(config, device, hardware, models, load) if fixes else None
             yield Problem(what, change, certain=load.certain > limit)
 
@@ -153,7 +153,7 @@ def _raise_cache(config: JobConfig, device: Device) -> str | None:
 
 def _remarks(
     config: JobConfig,
-    batches: Batches | None,
+    batches: StepBatches | None,
     pools: Sequence[Pool],
     models: dict[str, RoleModel],
     footprints: dict[str, Footprint],

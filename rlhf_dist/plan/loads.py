@@ -41,12 +41,19 @@ class Hardware:
 
 @dataclass(frozen=True)
 class PoolLoad:
-    """What lies on one device of a pool at the worst moment (on a CPU: on the one node, of all pools)."""
+    """What lies on one device of a pool at the worst moment (on a CPU: on the one node, of all pools).
+
+    Attributes:
+        pool: whose devices.
+        total: bytes.
+        largest: what takes them: the name of a role, or in words what several roles do together.
+        certain: bytes of them that are no estimate.
+    """
 
     pool: Pool
     total: int
-    why: str
-    certain: int  # bytes of it that are no estimate
+    largest: str
+    certain: int
 
 
 def footprints_of(
@@ -75,9 +82,9 @@ def loads_of(
         if {ACTOR, ROLLOUT} <= inside.keys() and isinstance(config, PPOConfig):
             bucket = 2 * config.weights.bucket_mb * 2**20
             moments["the transfer of weights"] = inside[ACTOR].weights + inside[ROLLOUT].weights + bucket
-        why = max(moments, key=lambda name: moments[name])
+        largest = max(moments, key=lambda name: moments[name])
         certain = max(needs.certain for needs in inside.values())
-        loads.append(PoolLoad(pool, moments[why] + CONTEXT_BYTES * len(pool.roles), why, certain))
+        loads.append(PoolLoad(pool, moments[largest] + CONTEXT_BYTES * len(pool.roles), largest, certain))
     return loads
 
 

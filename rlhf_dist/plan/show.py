@@ -90,7 +90,7 @@ def _devices(plan: Plan) -> Table:
         headroom = "-" if memory is None else f"{(memory - load.total) / memory:.0%}"
         room = "-" if memory is None else _gib(memory)
         devices = str(load.pool.devices) if plan.device.is_accelerator else "-"
-        table.add_row(load.pool.name, devices, str(nodes), _gib(load.total), room, headroom, load.why)
+        table.add_row(load.pool.name, devices, str(nodes), _gib(load.total), room, headroom, load.largest)
     return table
 
 
