@@ -125,6 +125,7 @@ def reinforce_pp_advantages(episodes: Episodes) -> tuple[Tensor, Tensor | None]:
     return advantages, None
 
 
+# What is special about each (critic, groups, whitening) stands in `rlhf_dist.config.algorithms`.
 ESTIMATORS: dict[str, Estimator] = {
     "gae": gae_advantages,
     "grpo": grpo_advantages,

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from rlhf_dist.algo.rewards import sequence_sums
-
-AGGREGATIONS = ("token-mean", "sequence-mean", "constant")
+from rlhf_dist.config.algorithms import AGGREGATIONS
 
 
 def normalize_weights(weights: Tensor, lengths: Tensor, aggregation: str, horizon: int) -> Tensor:

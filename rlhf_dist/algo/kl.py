@@ -29,10 +29,6 @@ def k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
 
 ESTIMATORS = {"k1": k1, "k2": k2, "k3": k3}
 
-# As a loss, k1's gradient is that of the log-probability itself, whose mean is 0: it does not pull to the reference.
-# k2's gradient on samples of the policy is that of the KL; k3's is that of the reverse one (and GRPO's choice).
-LOSS_ESTIMATORS = ("k2", "k3")
-
 
 class KLController(Protocol):
     """Holds the coefficient beta of the penalty."""

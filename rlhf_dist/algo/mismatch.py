@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from rlhf_dist.algo.kl import k3
-
-CORRECTIONS = ("off", "truncate", "mask")
+from rlhf_dist.config.algorithms import CORRECTIONS
 
 
 def correction_weights(logprobs: Tensor, rollout_logprobs: Tensor, correction: str, cap: float) -> Tensor:

@@ -9,6 +9,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from rlhf_dist import device
+from rlhf_dist.config.algorithms import (
+    ADVANTAGE_ESTIMATORS,
+    AGGREGATIONS,
+    CORRECTIONS,
+    KL_ESTIMATORS,
+    KL_LOSS_ESTIMATORS,
+    LAYOUTS,
+)
 from rlhf_dist.config.did_you_mean import suggest
 from rlhf_dist.config.parsing import port_range
 from rlhf_dist.config.schema import (
@@ -41,11 +49,7 @@ BACKENDS = ("vllm", "hf")
 STRATEGIES = ("pack", "spread", "strict_pack", "strict_spread")
 TRANSPORTS = ("auto", "collective", "shared", "host")
 TRAIN_ENGINES = ("auto", "torch", "zero")
-LAYOUTS = ("auto", "right", "left", "packed")
-ADVANTAGES = ("gae", "grpo", "rloo", "reinforce++")
-AGGREGATIONS = ("token-mean", "sequence-mean", "constant")
-CORRECTIONS = ("off", "truncate", "mask")
-KL_PLACES = {"reward": ("k1", "k2", "k3"), "loss": ("k2", "k3")}  # with the estimators that make sense there
+KL_PLACES = {"reward": KL_ESTIMATORS, "loss": KL_LOSS_ESTIMATORS}  # with the estimators that make sense there
 
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -172,7 +176,7 @@ def check_ppo(ppo: PPOAlgoConfig) -> None:
     for key in ("value_clip", "missing_eos_penalty", "score_clip", "kl.coef", "pretrain_coef", "pretrain_per_sample"):
         _not_negative(f"ppo.{key}", value_of(ppo, key))
     if ":" not in ppo.advantage:
-        _choice("ppo.advantage", ppo.advantage, (*ADVANTAGES, '"package.module:function"'))
+        _choice("ppo.advantage", ppo.advantage, (*ADVANTAGE_ESTIMATORS, '"package.module:function"'))
     _choice("ppo.aggregation", ppo.aggregation, AGGREGATIONS)
     _choice("ppo.rollout_correction", ppo.rollout_correction, CORRECTIONS)
     if not 1 < ppo.rollout_cap < math.inf:
@@ -180,7 +184,7 @@ def check_ppo(ppo: PPOAlgoConfig) -> None:
     _between("ppo.gamma", ppo.gamma, 0, 1)
     _between("ppo.lam", ppo.lam, 0, 1)
     _choice("ppo.kl.place", ppo.kl.place, KL_PLACES)
-    _choice("ppo.kl.estimator", ppo.kl.estimator, KL_PLACES["reward"])
+    _choice("ppo.kl.estimator", ppo.kl.estimator, KL_ESTIMATORS)
     if ppo.kl.estimator not in KL_PLACES[ppo.kl.place]:
         raise UserError(
             f"ppo.kl.estimator={ppo.kl.estimator} has a gradient of mean zero as a loss (ppo.kl.place=loss): "
@@ -221,7 +225,7 @@ def _check_role(role: str, group: ModelRoleConfig) -> None:
     _check_model(f"{role}.model", group.model)
     check_count(f"{role}.micro_batch_tokens", group.micro_batch_tokens)
     check_count(f"{role}.micro_batch_sequences", group.micro_batch_sequences, 0)
-    _choice(f"{role}.layout", group.layout, LAYOUTS)
+    _choice(f"{role}.layout", group.layout, ("auto", *LAYOUTS))
 
 
 def _check_workers(role: str, group: WorkerConfig) -> None:

@@ -8,13 +8,11 @@ from typing import Literal, TypeVar
 
 from omegaconf import MISSING
 
+from rlhf_dist.config.algorithms import advantage_estimator
 from rlhf_dist.config.schema import DPOConfig, ModelRoleConfig, PPOConfig, RewardSourceConfig, TrainedRoleConfig
 from rlhf_dist.device import Device
 
 Role = TypeVar("Role", bound=ModelRoleConfig)
-
-NEED_CRITIC = ("gae",)
-WHITENED = ("gae", "reinforce++")  # the others scale, or must not, by themselves
 
 
 def is_given(value: str | None) -> bool:
@@ -86,8 +84,9 @@ def resolve_ppo(config: PPOConfig) -> PPOConfig:
         full.reference.model.path = actor
     if not is_given(full.critic.model.path):
         full.critic.model.path = reward if is_given(reward) else actor
+    estimator = advantage_estimator(full.ppo.advantage)
     if full.ppo.use_critic is None:
-        full.ppo.use_critic = full.ppo.advantage in NEED_CRITIC
+        full.ppo.use_critic = estimator.needs_critic
     if full.ppo.whiten_advantages is None:
-        full.ppo.whiten_advantages = full.ppo.advantage in WHITENED
+        full.ppo.whiten_advantages = estimator.whitens
     return full

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from rlhf_dist import device
 from rlhf_dist.config import checks
+from rlhf_dist.config.algorithms import advantage_estimator
 from rlhf_dist.config.keys import schema_keys
 from rlhf_dist.config.model_files import check_context, check_same_tokens
 from rlhf_dist.config.parsing import shared_groups
@@ -40,7 +41,6 @@ _TOKEN = re.compile(r"[!-~]+")  # a header carries further ones, but no bearer t
 _CPU_BLOCK = 32  # vLLM's attention on CPU wants whole blocks of this many tokens
 _SOURCE_NAME = re.compile(r"[a-z][a-z0-9_]*")
 _TAKEN_NAMES = (MAIN_REWARD, "score", "total")  # of metrics
-_GROUPED = ("grpo", "rloo")
 
 
 def validate_ppo(config: PPOConfig, check_paths: bool = True) -> None:
@@ -223,13 +223,16 @@ def _check_algorithm(config: PPOConfig) -> None:
             f"(rollout.max_response_tokens={rollout.max_response_tokens}): lower it"
         )
     _check_function("ppo.advantage", ppo.advantage if ":" in ppo.advantage else None)
-    if ppo.advantage in _GROUPED and rollout.samples_per_prompt < 2:
+    estimator = advantage_estimator(ppo.advantage)
+    if estimator.needs_groups and rollout.samples_per_prompt < 2:
         raise UserError(
             f"ppo.advantage={ppo.advantage} compares the samples of a prompt: raise rollout.samples_per_prompt="
             f"{rollout.samples_per_prompt} to 2 or more"
         )
-    if ppo.advantage == "gae" and not ppo.use_critic:
-        raise UserError("ppo.advantage=gae needs a critic: leave ppo.use_critic to null, or set it to true")
+    if estimator.needs_critic and not ppo.use_critic:
+        raise UserError(
+            f"ppo.advantage={ppo.advantage} needs a critic: leave ppo.use_critic to null, or set it to true"
+        )
     if ppo.critic_warmup_steps and not ppo.use_critic:
         raise UserError(
             f"ppo.critic_warmup_steps={ppo.critic_warmup_steps}: ppo.advantage={ppo.advantage} has no critic"

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-LAYOUTS = ("right", "left", "packed")
-
 
 def is_flash(attention: str) -> bool:
     """Whether an attn_implementation of transformers is one of flash attention, which needs no mask."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Iterable
 
 import pytest
 import torch
@@ -11,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf_dist.algo.advantages import ESTIMATORS, Episodes, gae_advantages
-from rlhf_dist.algo.aggregation import AGGREGATIONS, normalize_weights
+from rlhf_dist.algo.aggregation import normalize_weights
 from rlhf_dist.algo.kl import ESTIMATORS as KL_ESTIMATORS
-from rlhf_dist.algo.kl import LOSS_ESTIMATORS
 from rlhf_dist.algo.mismatch import correction_weights, mismatch_figures
 from rlhf_dist.algo.rewards import shape_rewards
-from rlhf_dist.config import checks
+from rlhf_dist.config import algorithms
+from rlhf_dist.config.keys import schema_keys
+from rlhf_dist.config.schema import PPOConfig
 
 seeds = st.integers(0, 2**31 - 1)
 # Responses of a token or more, in groups of samples of the same prompt.
@@ -132,13 +134,39 @@ def test_an_estimator_stays_finite_where_all_rewards_are_equal(name: str) -> Non
 
 
 def test_the_configuration_knows_the_names_of_the_algorithms() -> None:
-    assert set(checks.ADVANTAGES) == set(ESTIMATORS)
-    assert set(checks.AGGREGATIONS) == set(AGGREGATIONS)
-    assert set(checks.KL_PLACES["reward"]) == set(KL_ESTIMATORS)
-    assert set(checks.KL_PLACES["loss"]) == set(LOSS_ESTIMATORS)
+    assert set(algorithms.ADVANTAGE_ESTIMATORS) == set(ESTIMATORS)
+    assert set(algorithms.KL_ESTIMATORS) == set(KL_ESTIMATORS)
 
 
-@given(groups_of_lengths, seeds, st.sampled_from(AGGREGATIONS))
+@pytest.mark.parametrize("name", sorted(ESTIMATORS))
+def test_an_estimator_needs_a_critic_just_where_the_configuration_starts_one(name: str) -> None:
+    without = Episodes(
+        torch.ones(2), torch.ones(2, dtype=torch.int64), torch.ones(2, dtype=torch.bool), torch.zeros(2).long(),
+        None, 1.0, 0.95,
+    )  # fmt: skip
+    if algorithms.ADVANTAGE_ESTIMATORS[name].needs_critic:
+        with pytest.raises(AssertionError):
+            ESTIMATORS[name](without)
+    else:
+        assert ESTIMATORS[name](without)[0].shape == (2,)
+
+
+@pytest.mark.parametrize(
+    ("key", "names"),
+    [
+        ("ppo.advantage", algorithms.ADVANTAGE_ESTIMATORS),
+        ("ppo.aggregation", algorithms.AGGREGATIONS),
+        ("ppo.rollout_correction", algorithms.CORRECTIONS),
+        ("ppo.kl.estimator", algorithms.KL_ESTIMATORS),
+        ("actor.layout", algorithms.LAYOUTS),
+    ],
+)
+def test_help_names_every_algorithm_of_a_key(key: str, names: Iterable[str]) -> None:
+    comment = schema_keys(PPOConfig)[key].comment
+    assert [name for name in names if name not in comment] == []
+
+
+@given(groups_of_lengths, seeds, st.sampled_from(algorithms.AGGREGATIONS))
 def test_aggregated_losses_equal_means_taken_one_by_one(groups: list[list[int]], seed: int, aggregation: str) -> None:
     given_episodes = episodes(groups, seed)
     lengths, mask = given_episodes.lengths, given_episodes.mask

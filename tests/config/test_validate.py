@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from rlhf_dist.config.algorithms import ADVANTAGE_ESTIMATORS, AdvantageEstimator
 from rlhf_dist.config.load import load_config
 from rlhf_dist.config.resolve import is_given, resolve_ppo
 from rlhf_dist.config.schema import PPOConfig, RewardModelConfig, SFTConfig
@@ -125,6 +126,28 @@ def test_a_minibatch_cannot_be_larger_than_a_step() -> None:
 
 def test_the_actor_must_get_a_step() -> None:
     assert refusal(PPOConfig, "ppo.steps=2", "ppo.critic_warmup_steps=2").startswith("ppo.critic_warmup_steps=2")
+
+
+@pytest.mark.parametrize(("name", "facts"), ADVANTAGE_ESTIMATORS.items())
+def test_what_an_estimator_needs_is_asked_for_and_filled_in(name: str, facts: AdvantageEstimator) -> None:
+    word, groups = f"ppo.advantage={name}", "rollout.samples_per_prompt=2"
+    config = resolve_ppo(load_config(PPOConfig, [*PPO_WORDS, word], Path("/dev/null")))
+    assert (config.ppo.use_critic, config.ppo.whiten_advantages) == (facts.needs_critic, facts.whitens)
+    if facts.needs_groups:
+        assert refusal(PPOConfig, word).startswith(f"{word} compares the samples of a prompt: raise rollout.samples")
+    else:
+        check(PPOConfig, word)
+    if facts.needs_critic:
+        assert refusal(PPOConfig, word, groups, "ppo.use_critic=false").startswith(f"{word} needs a critic")
+    else:
+        check(PPOConfig, word, groups, "ppo.use_critic=false")
+
+
+def test_the_four_estimators_ask_for_what_their_papers_do() -> None:
+    asked = {name: (e.needs_critic, e.needs_groups, e.whitens) for name, e in ADVANTAGE_ESTIMATORS.items()}
+    assert asked["gae"] == (True, False, True)
+    assert asked["grpo"] == asked["rloo"] == (False, True, False)
+    assert asked["reinforce++"] == (False, False, True)
 
 
 def test_a_block_on_cpu_is_a_multiple_of_32() -> None:

@@ -8,11 +8,12 @@ from functools import cache
 import pytest
 import torch
 
+from rlhf_dist.config.algorithms import LAYOUTS
 from rlhf_dist.config.schema import ModelConfig
 from rlhf_dist.device import CPU
 from rlhf_dist.models.heads import CHUNK_ROWS, LMHead
 from rlhf_dist.models.language import load_policy, load_scalar
-from rlhf_dist.models.layout import LAYOUTS, lay_out, predicting_positions
+from rlhf_dist.models.layout import lay_out, predicting_positions
 from tests.tiny import VOCABULARY, write_model
 
 PROMPTS, RESPONSES = torch.tensor([3, 1, 2, 7, 1, 30]), torch.tensor([4, 1, 6, 2, 9, 61])

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rlhf_dist.config.algorithms import LAYOUTS
 from rlhf_dist.models.layout import (
-    LAYOUTS,
     balanced_shards,
     lay_out,
     micro_batches,

@@ -1,0 +1,55 @@
+"""The algorithms that a configuration can name, and what the checks of it must know of each.
+
+This is the one list of them. The functions stand in the packages above, which import torch; the configuration is
+checked without it. A test holds the names here and the functions there equal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class AdvantageEstimator:
+    """What is special about an advantage estimator. A function of the user's own has none of it by default.
+
+    Attributes:
+        needs_critic: whether it computes with a critic's values; a critic is started where `ppo.use_critic` is null.
+        needs_groups: whether it compares the responses to one prompt, so that one response is not enough.
+        whitens: whether its advantages are whitened over the step where `ppo.whiten_advantages` is null.
+    """
+
+    needs_critic: bool = False
+    needs_groups: bool = False
+    whitens: bool = False
+
+
+#: The choices of `ppo.advantage`; the functions are `rlhf_dist.algo.advantages.ESTIMATORS`.
+ADVANTAGE_ESTIMATORS = {
+    "gae": AdvantageEstimator(needs_critic=True, whitens=True),
+    "grpo": AdvantageEstimator(needs_groups=True),
+    "rloo": AdvantageEstimator(needs_groups=True),
+    "reinforce++": AdvantageEstimator(whitens=True),
+}
+
+#: The choices of `ppo.aggregation`, see `rlhf_dist.algo.aggregation`.
+AGGREGATIONS = ("token-mean", "sequence-mean", "constant")
+
+#: The choices of `ppo.rollout_correction`, see `rlhf_dist.algo.mismatch`.
+CORRECTIONS = ("off", "truncate", "mask")
+
+#: The choices of `ppo.kl.estimator`; the functions are `rlhf_dist.algo.kl.ESTIMATORS`.
+KL_ESTIMATORS = ("k1", "k2", "k3")
+
+#: Those of them that can be a loss (`ppo.kl.place=loss`). k1's gradient is that of the log-probability itself, whose
+#: mean is 0: it does not pull to the reference. k2's gradient on samples of the policy is that of the KL; k3's is that
+#: of the reverse one (and GRPO's choice).
+KL_LOSS_ESTIMATORS = ("k2", "k3")
+
+#: The layouts of a batch, see `rlhf_dist.models.layout`; `auto` chooses among them.
+LAYOUTS = ("right", "left", "packed")
+
+
+def advantage_estimator(name: str) -> AdvantageEstimator:
+    """What is special about the estimator that `ppo.advantage` names; nothing of a function of the user's own."""
+    return ADVANTAGE_ESTIMATORS[name] if name in ADVANTAGE_ESTIMATORS else AdvantageEstimator()
