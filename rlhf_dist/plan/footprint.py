@@ -216,7 +216,7 @@ def _process_bytes(facts: ModelFacts, role: ModelRoleConfig, device: Device) -> 
     if device.is_accelerator:
         return 0
     if isinstance(role, TrainedRoleConfig):
-        by_zero = train_engine_of(role, device) == "zero"
+        by_zero = train_engine_of(role, device) == "zero" and role.zero_stage > 0
     else:
         by_zero = role.zero_stage == 3
     return TRAINER_BYTES + (ZERO_BYTES if by_zero else 0)
@@ -236,7 +236,12 @@ def _zero_buffers(facts: ModelFacts, role: ModelRoleConfig, device: Device, trai
         return (gathered + copies + (bucket if training else 0)) * facts.itemsize
     if not training or (role.zero_stage == 0 and facts.itemsize == _FLOAT32) or role.num_workers == 1:
         return 0
-    return bucket * facts.itemsize * (2 if device.is_accelerator else 1)  # one fills while the other is reduced
+    # One fills while the other is reduced; on a CPU, the other is gloo's copy.
+    buckets = 2 * bucket * facts.itemsize
+    if role.zero_stage == 1 and facts.itemsize == _FLOAT32 and not device.is_accelerator:
+        # The parameters' own gradients stay until the step, beside the worker's share of their mean.
+        buckets += facts.learning * _FLOAT32 * (role.num_workers - 1) // role.num_workers
+    return buckets
 
 
 def _training_activations(facts: ModelFacts, role: TrainedRoleConfig, limits: BatchLimits) -> int:
