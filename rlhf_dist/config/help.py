@@ -11,7 +11,7 @@ from typing import Any
 
 from rlhf_dist.config.keys import Key, named_sections, schema_keys, schema_sections
 
-_TYPES = {int: "int", float: "float", bool: "bool", str: "text", list: "[float, ...]"}
+_TYPES = {int: "int", float: "float", bool: "bool", str: "text"}
 _WIDEST = 120  # columns
 
 
@@ -48,10 +48,14 @@ def _by_section(kind: type) -> dict[str, list[Key]]:
 def _entry(key: Key, width: int) -> list[str]:
     null = " or null" if key.optional else ""
     value = "required" if key.required else f"default {_yaml(key.default)}"
-    head = f"  {key.name}  ({_TYPES[key.base]}{null}, {value})"
+    head = f"  {key.name}  ({_type(key)}{null}, {value})"
     if len(head) + 2 + len(key.comment) <= width or not key.comment:
         return [f"{head}  {key.comment}".rstrip()]
     return [head, *textwrap.wrap(key.comment, width, initial_indent=" " * 6, subsequent_indent=" " * 6)]
+
+
+def _type(key: Key) -> str:
+    return f"[{_TYPES[key.element]}, ...]" if key.element is not None else _TYPES[key.base]
 
 
 def _yaml(value: Any) -> str:

@@ -254,6 +254,8 @@ def test_help_lists_every_key_and_ends_well(recipe: Path, capsys: pytest.Capture
     assert "  sft.batch_size  (int, default 64)  examples of one optimizer step" in text
     assert "  actor.cpus_per_worker  (float or null, default null)" in text
     assert "  run.tensorboard  (bool, default true)" in text
+    assert "  actor.optim.betas  ([float, ...], default [0.9, 0.95])" in text
+    assert "  cluster.env  ([text, ...], default [])" in text
 
 
 def test_the_configuration_needs_none_of_the_heavy_libraries() -> None:
