@@ -23,8 +23,9 @@ demo: install ## the three steps on movie reviews, in minutes
 	@$(PY) -m demo.prepare
 	@$(PY) -m demo.run
 
-lint: install ## ruff and mypy
+lint: install ## ruff, its formatter and mypy
 	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
 test: lint ## lint and the whole suite

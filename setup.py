@@ -7,6 +7,8 @@ The list below names what vLLM really imports for text models. `npu` is complete
 tools/install.py adds in the same way: the two pin different versions of torch. docs/devices.md has the whole story.
 """
 
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
 CORE = [
@@ -67,7 +69,25 @@ VLLM_NPU_NEEDS = [need for need in VLLM_CPU_NEEDS if not need.startswith(("setup
 setup(
     name="rlhf_dist",
     version="0.1.0",
-    description="RLHF of language models (SFT, reward model, PPO) on Ray actors, vLLM and DeepSpeed ZeRO",
+    description="RLHF of language models (SFT, reward model, PPO, DPO) on Ray actors, vLLM and DeepSpeed ZeRO",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author="The rlhf_dist authors",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords=["RLHF", "PPO", "GRPO", "reward model", "Ray", "vLLM", "DeepSpeed", "Ascend"],
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["rlhf_dist", "rlhf_dist.*"]),
     package_data={"rlhf_dist": ["py.typed"], "rlhf_dist.controller": ["report.css"]},

@@ -90,7 +90,8 @@ def test_make_passes_device_and_python_on_and_every_target_installs_first() -> N
         timeout=30,
     ).stdout
     assert '--device "npu" --python "/opt/python3.12"' in shown
-    assert shown.index("tools/install.py") < shown.index("ruff") < shown.index("mypy") < shown.index("pytest")
+    steps = ["tools/install.py", "ruff check", "ruff format --check", "mypy", "pytest"]
+    assert steps == sorted(steps, key=shown.index)
 
 
 def test_processes_that_are_not_ours_never_meet_us(described: dict[str, Any], tmp_path: Path) -> None:
@@ -100,3 +101,10 @@ def test_processes_that_are_not_ours_never_meet_us(described: dict[str, Any], tm
     subprocess.run(made, cwd=ROOT, check=True, capture_output=True)
     (ours,) = importlib.metadata.distributions(path=[str(tmp_path)])
     assert [entry.group for entry in ours.entry_points] == []
+
+
+def test_the_licence_travels_with_the_package(described: dict[str, Any]) -> None:
+    assert described["license"] == "Apache-2.0" and described["license_files"] == ["LICENSE"]
+    text = (ROOT / "LICENSE").read_text()
+    assert "Version 2.0, January 2004" in text and "Copyright 2026 The rlhf_dist authors" in text
+    assert described["long_description"] == (ROOT / "README.md").read_text()
