@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,25 @@ def test_device_words_stand_in_one_file(path: Path) -> None:
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             assert node.value not in ("cuda", "npu", "nccl", "hccl"), f"line {node.lineno}: {node.value!r}"
     assert not re.search(r"torch\.(cuda|npu)\b|torch_npu", path.read_text())
+
+
+def modules_imported(path: Path) -> set[str]:
+    """Our own modules that a file imports, type-checking's and those inside functions included."""
+    files = {".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts) for file in FILES}
+    names = set(imports(path))
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names & files
+
+
+def test_no_modules_import_one_another_in_a_circle() -> None:
+    """Not for types only, either: such modules can only be understood, tested and changed together."""
+    graph = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): modules_imported(path) for path in FILES}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:

@@ -1,30 +1,26 @@
-"""Calling worker groups, and waiting for them with a deadline."""
+"""Calls of an engine's method on every worker of a group: typed, started, waited for with a deadline."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import ray
-from ray.exceptions import RayError
 
-from rlhf_dist.cluster.failures import call_failure, tails
-from rlhf_dist.errors import RunError
+from rlhf_dist.cluster.group import WorkerGroup
+from rlhf_dist.cluster.waiting import wait_for_all
 from rlhf_dist.types import Residency
 
-if TYPE_CHECKING:
-    from rlhf_dist.cluster.group import WorkerGroup
-
 T = TypeVar("T")
-
-_LEAST_FETCH_S = 30.0  # to fetch an answer that came at the last moment
+R = TypeVar("R")
+E = TypeVar("E")
+P = ParamSpec("P")
 
 
 @dataclass(frozen=True)
 class Call(Generic[T]):
-    """One method call on every worker of a group, not yet made.
+    """One method call on every worker of a group, not yet made. See :func:`call_all` and :func:`call_each`.
 
     Attributes:
         group: whose workers.
@@ -40,6 +36,69 @@ class Call(Generic[T]):
     combine: Callable[[list[Any]], T]
     needs: Residency = "all"
 
+    def start(self) -> StartedCall[T]:
+        """Makes the call, wherever the role is at present; ``Scheduler.start`` brings it onto its devices first."""
+        workers = zip(self.group.workers, self.args, strict=True)
+        started = StartedCall(self, [worker.call.remote(self.method, *args) for worker, args in workers])
+        self.group.waiting(self.group.size)
+        return started
+
+
+@dataclass(frozen=True)
+class StartedCall(Generic[T]):
+    """A call that the workers are at work on, or will be when they have done what they were asked before.
+
+    Attributes:
+        call: what was asked.
+        refs: Ray's reference of each worker's answer, in rank order.
+    """
+
+    call: Call[T]
+    refs: list[Any]
+
+    def wait(self, timeout_s: float) -> T:
+        """The result. Several calls of which the first failure shall count are waited for by :func:`wait_for_calls`.
+
+        Raises:
+            RunError: a worker died or failed, or the deadline passed; the text names the workers waited for.
+            UserError: a worker found a mistake of the user's.
+            ClusterError: a worker's place is gone.
+        """
+        return self.combine(wait_for_calls([self], timeout_s))
+
+    def combine(self, answers: dict[Any, Any]) -> T:
+        """The result, of all answers by their references."""
+        return self.call.combine([answers[ref] for ref in self.refs])
+
+    def cancel(self) -> None:
+        """Takes the call back from the workers that have not begun it. Its result must not be waited for then."""
+        for ref in self.refs:
+            ray.cancel(ref)
+        self.call.group.waiting(-self.call.group.size)
+
+
+def call_all(group: WorkerGroup, method: Callable[Concatenate[E, P], R], *args: P.args, **kwargs: P.kwargs) -> Call[R]:
+    """The same call on every worker; the first one's answer counts, as all give the same.
+
+    Args:
+        group: whose workers.
+        method: of the engine's class, as ``ActorEngine.fit``: mypy checks the arguments by it. It is sent by its name.
+        args: its arguments.
+        kwargs: none; calls go by position.
+    """
+    assert not kwargs, "calls go by position"
+    return Call(group, method.__name__, same_args(group, *args), _first)
+
+
+def call_each(
+    group: WorkerGroup,
+    method: Callable[Concatenate[E, P], R],
+    args: Sequence[tuple[Any, ...]],
+    combine: Callable[[list[R]], T],
+) -> Call[T]:
+    """A call with arguments of their own for each worker, whose answers ``combine`` puts together."""
+    return Call(group, method.__name__, args, combine)
+
 
 def same_args(group: WorkerGroup, *args: Any) -> list[tuple[Any, ...]]:
     """The same arguments for every worker; a batch that several calls take is in the object store once for all."""
@@ -47,66 +106,25 @@ def same_args(group: WorkerGroup, *args: Any) -> list[tuple[Any, ...]]:
     return [shared] * group.size
 
 
-def run_calls(calls: Sequence[Call[Any]], timeout_s: float) -> list[Any]:
-    """Makes all calls at once and waits for every answer.
+def run_calls(calls: Sequence[Call[T]], timeout_s: float) -> list[T]:
+    """Makes all calls at once and waits for every answer; errors as in :meth:`StartedCall.wait`."""
+    started = [call.start() for call in calls]
+    answers = wait_for_calls(started, timeout_s)
+    return [one.combine(answers) for one in started]
 
-    Raises:
-        RunError: a worker died or failed, or the deadline passed; the text names the workers waited for.
-        UserError: a worker found a mistake of the user's.
-        ClusterError: a worker's place is gone.
+
+def wait_for_calls(started: Sequence[StartedCall[Any]], timeout_s: float) -> dict[Any, Any]:
+    """Waits for every answer of several calls together; the first failure ends it.
+
+    Returns:
+        all answers by their references, for :meth:`StartedCall.combine`. Errors as in :meth:`StartedCall.wait`.
     """
-    waiting: dict[Any, tuple[int, int]] = {}
-    for c, call in enumerate(calls):
-        for w, (worker, args) in enumerate(zip(call.group.workers, call.args, strict=True)):
-            waiting[worker.call.remote(call.method, *args)] = (c, w)
-        call.group.waiting(call.group.size)
-    answers = collect(
-        {ref: calls[c].group.worker_names[w] for ref, (c, w) in waiting.items()},
-        "/".join(call.method for call in calls),
-        timeout_s,
-        {name: log for call in calls for name, log in zip(call.group.worker_names, call.group.logs, strict=True)},
-        answered=lambda ref: calls[waiting[ref][0]].group.waiting(-1),
-    )
-    parts: list[list[Any]] = [[None] * call.group.size for call in calls]
-    for ref, (c, w) in waiting.items():
-        parts[c][w] = answers[ref]
-    return [call.combine(part) for call, part in zip(calls, parts, strict=True)]
+    groups = {ref: one.call.group for one in started for ref in one.refs}
+    names = {ref: name for one in started for ref, name in zip(one.refs, one.call.group.worker_names, strict=True)}
+    logs = {name: log for one in started for name, log in one.call.group.log_of().items()}
+    what = "/".join(one.call.method for one in started)
+    return wait_for_all(names, what, timeout_s, logs, answered=lambda ref: groups[ref].waiting(-1))
 
 
-def collect(
-    names: dict[Any, str],
-    what: str,
-    timeout_s: float,
-    logs: dict[str, str],
-    answered: Callable[[Any], None] = lambda ref: None,
-) -> dict[Any, Any]:
-    """Waits for all references; the first failure ends the waiting, whoever else is still at work.
-
-    Args:
-        names: for each reference, the worker that owes it.
-        what: was asked of them, for messages.
-        timeout_s: seconds to wait for all of them together.
-        logs: each worker's log file.
-        answered: called with each reference once its answer is there.
-    """
-    deadline = time.monotonic() + timeout_s
-    pending, answers = list(names), {}
-    while pending:
-        left = deadline - time.monotonic()
-        done, pending = ray.wait(pending, num_returns=1, timeout=max(left, 0.0))
-        if not done:
-            late = ", ".join(sorted(names[ref] for ref in pending))
-            raise RunError(f"{what}: no answer from {late} within {timeout_s:g} s", tails(late.split(", "), logs))
-        for ref in done:
-            left = max(deadline - time.monotonic(), _LEAST_FETCH_S)
-            answers[ref] = _get(ref, names[ref], what, left, logs)
-            answered(ref)
-    return answers
-
-
-def _get(ref: Any, name: str, what: str, timeout_s: float, logs: dict[str, str]) -> Any:
-    """The answer, which is there already, from wherever it is."""
-    try:
-        return ray.get(ref, timeout=timeout_s)
-    except RayError as error:
-        raise call_failure(error, name, what, logs) from error
+def _first(answers: list[R]) -> R:
+    return answers[0]

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
-from rlhf_dist.cluster.calls import Call, run_calls, same_args
+from rlhf_dist.cluster.calls import call_all, run_calls
+from rlhf_dist.cluster.group import WorkerGroup
+from rlhf_dist.engine.role_engine import RoleEngine
 from rlhf_dist.types import Residency
-
-if TYPE_CHECKING:
-    from rlhf_dist.cluster.group import WorkerGroup
 
 _ORDER: dict[Residency, int] = {"none": 0, "weights": 1, "all": 2}
 
@@ -66,13 +64,6 @@ class Residents:
     def _move(self, moves: Mapping[str, Residency], timeout_s: float) -> None:
         if not moves:
             return
-        calls: list[Call[None]] = [
-            Call(self._groups[role], "reside", same_args(self._groups[role], residency), _nothing)
-            for role, residency in moves.items()
-        ]
+        calls = [call_all(self._groups[role], RoleEngine.reside, to) for role, to in moves.items()]
         run_calls(calls, timeout_s)
         self._state |= moves
-
-
-def _nothing(_: list) -> None:
-    return None

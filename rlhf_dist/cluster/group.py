@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ import ray
 import torch
 from torch import Tensor
 
-from rlhf_dist.cluster.calls import collect
 from rlhf_dist.cluster.placement import Placement
 from rlhf_dist.cluster.prometheus import RunGauges
 from rlhf_dist.cluster.worker import Rendezvous, Worker
@@ -74,8 +73,11 @@ class WorkerGroup:
             for rank, (name, log) in enumerate(zip(self.worker_names, self.logs, strict=True))
         ]
         variables = environment(cluster.env)
-        for worker in self.workers if variables else []:
-            worker.set_environment.remote(variables)  # a worker does what it is asked in the order of asking
+        #: What the workers were asked before their engines are made, by Ray's references; who builds waits for it.
+        self.prepared: dict[Any, str] = {}
+        if variables:
+            asked = [worker.set_environment.remote(variables) for worker in self.workers]
+            self.prepared = dict(zip(asked, self.worker_names, strict=True))
 
     def _visible(self, placement: Placement, rank: int) -> tuple[str, str] | None:
         devices = placement.visible_devices(self.role, rank)
@@ -94,7 +96,7 @@ class WorkerGroup:
         args: Callable[[int], tuple[Any, ...]],
         collective: bool,
     ) -> list[Any]:
-        """Asks every worker to make its engine; :func:`build_groups` waits for the answers.
+        """Asks every worker to make its engine; ``Scheduler.build`` waits for the answers.
 
         Args:
             address: of the store at which the workers meet.
@@ -133,28 +135,6 @@ class Construction:
     factory: Callable[..., Any]
     args: Callable[[int], tuple[Any, ...]]
     collective: bool
-
-
-def build_groups(constructions: Sequence[Construction], placement: Placement, timeout_s: float) -> None:
-    """Makes the engines of several groups: all at once, but those that share devices one after another.
-
-    Raises:
-        RunError: one failed or was not ready in time.
-        UserError: a worker found a mistake of the user's.
-    """
-    for wave in placement.building_waves([construction.group.role for construction in constructions]):
-        now = [constructions[index] for index in wave]
-        placement.residents.vacate([construction.group.role for construction in now], timeout_s)
-        logs = {name: log for making in now for name, log in making.group.log_of().items()}
-        hosts = {making.group.host_rendezvous(): making.group.worker_names[0] for making in now}
-        addresses = collect(hosts, "starting", timeout_s, logs)
-        names: dict[Any, str] = {}
-        for making, ref in zip(now, hosts, strict=True):
-            refs = making.group.build(addresses[ref], making.factory, making.args, making.collective)
-            names |= zip(refs, making.group.worker_names, strict=True)
-        collect(names, "loading", timeout_s, logs)
-        for making in now:
-            placement.residents.admit(making.group)
 
 
 def reassemble(parts: list[Tensor], lengths: Tensor, outputs: Tensor) -> Tensor:

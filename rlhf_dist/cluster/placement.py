@@ -1,4 +1,4 @@
-"""Where workers live: placement groups, and who is on shared devices at a time."""
+"""Where workers live: Ray placement groups, and which roles have devices of their own."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ from ray.exceptions import GetTimeoutError
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from rlhf_dist.cluster.calls import Call, run_calls
 from rlhf_dist.cluster.capacity import Bundle, Wanted, can_never_fit, hardest_first, nodes, table
-from rlhf_dist.cluster.device_sharing import Residents
 from rlhf_dist.cluster.object_store import Batches
 from rlhf_dist.device import CPU, Device
 from rlhf_dist.errors import ClusterError
@@ -24,28 +22,28 @@ from rlhf_dist.plan.pools import Pool
 
 
 @dataclass
-class _Ground:
+class _PlacedPool:
     """A pool with its placement group.
 
     Attributes:
         pool: who lives there.
         group: Ray's.
         order: the group's bundles in the order in which they are used: node by node.
-        keepers: of a shared pool's accelerators, an actor for each bundle.
+        holders: of a shared pool's accelerators, an actor for each bundle.
         visible: what each bundle's devices are called on their node.
     """
 
     pool: Pool
     group: PlacementGroup
     order: list[int] = field(default_factory=list)
-    keepers: list[Any] = field(default_factory=list)
+    holders: list[Any] = field(default_factory=list)
     visible: list[list[str]] = field(default_factory=list)
 
 
-class _Keeper:
+class _DeviceHolder:
     """Holds a bundle's accelerators in Ray's books, for roles that share them.
 
-    Ray hands a device to one actor, or in fractions to several of which one cannot say who gets which. So a keeper
+    Ray hands a device to one actor, or in fractions to several of which one cannot say who gets which. So a holder
     takes the whole bundle, and the workers beside it are told which of its devices are theirs.
     """
 
@@ -71,9 +69,9 @@ class Placement:
         self.run_name, self.device = run, device
         self.roles = {role.role: role for pool in pools for role in pool.roles}
         self.batches = Batches()
-        self.residents = Residents([[role.role for role in pool.roles] for pool in pools])
+        self.sharing = [[role.role for role in pool.roles] for pool in pools]  # names of roles that share devices
         self._where = {role.role: number for number, pool in enumerate(pools) for role in pool.roles}
-        self._grounds: dict[int, _Ground] = {}  # by the pool's number
+        self._placed: dict[int, _PlacedPool] = {}  # by the pool's number
         wanted = {pool.name: Wanted(pool.resources(device), pool.roles[0].strategy) for pool in pools}
         cluster = nodes()
         problem = can_never_fit(wanted, cluster)
@@ -98,20 +96,20 @@ class Placement:
             group = placement_group(
                 list(map(dict, want.bundles)), strategy=want.strategy.upper(), name=f"{self.run_name}/{name}"
             )
-            self._grounds[by_name[name]] = ground = _Ground(pool, group)
+            self._placed[by_name[name]] = placed = _PlacedPool(pool, group)
             if not group.wait(max(deadline - time.monotonic(), 0.01)):
                 raise ClusterError(
                     f"no place for {name} ({want.strategy}) within {timeout_s:g} s\n  "
                     + table(wanted, nodes(self._own()))
                 )
-            ground.order = _by_node(group)
-        for ground in self._grounds.values():
-            if ground.pool.shared and ground.pool.width:
-                self._keep(ground, max(deadline - time.monotonic(), 30.0))
+            placed.order = _by_node(group)
+        for placed in self._placed.values():
+            if placed.pool.shared and placed.pool.width:
+                self._hold_devices(placed, max(deadline - time.monotonic(), 30.0))
 
     def _own(self) -> list[tuple[str, Bundle]]:
         """What this run has got: nodes' ids, each with a bundle."""
-        tables = [placement_group_table(ground.group) for ground in self._grounds.values()]
+        tables = [placement_group_table(placed.group) for placed in self._placed.values()]
         return [
             (table["bundles_to_node_id"][number], bundle)
             for table in tables
@@ -119,33 +117,33 @@ class Placement:
             for number, bundle in table["bundles"].items()
         ]
 
-    def _keep(self, ground: _Ground, timeout_s: float) -> None:
+    def _hold_devices(self, placed: _PlacedPool, timeout_s: float) -> None:
         """Takes a shared pool's accelerators, and learns what they are called."""
-        keeper = ray.remote(_Keeper)
-        for bundle in ground.order:
-            options = _options(ground, bundle, 0.0, {str(self.device.ray_resource): float(ground.pool.width)})
-            name = f"{self.run_name}/{ground.pool.name}/keeper-{len(ground.keepers)}"
-            ground.keepers.append(keeper.options(name=name, **options).remote())
-        asked = [keeper.devices.remote(self.device.visible_variable) for keeper in ground.keepers]
+        holder = ray.remote(_DeviceHolder)
+        for bundle in placed.order:
+            options = _options(placed, bundle, 0.0, {str(self.device.ray_resource): float(placed.pool.width)})
+            name = f"{self.run_name}/{placed.pool.name}/holder-{len(placed.holders)}"
+            placed.holders.append(holder.options(name=name, **options).remote())
+        asked = [holder.devices.remote(self.device.visible_variable) for holder in placed.holders]
         try:
-            ground.visible = ray.get(asked, timeout=timeout_s)
+            placed.visible = ray.get(asked, timeout=timeout_s)
         except GetTimeoutError as error:
-            raise ClusterError(f"the devices of {ground.pool.name} did not answer within {timeout_s:g} s") from error
+            raise ClusterError(f"the devices of {placed.pool.name} did not answer within {timeout_s:g} s") from error
 
     def options(self, role: str, rank: int) -> dict[str, Any]:
         """Ray's options for worker ``rank`` of ``role``: its bundle and its resources."""
-        ground, resources = self._ground(role), self.roles[role]
+        placed, resources = self._placed_pool(role), self.roles[role]
         own = {str(self.device.ray_resource): float(resources.devices)} if resources.devices else {}
-        bundle = ground.order[ground.pool.seat(resources, rank).bundle]
-        return _options(ground, bundle, resources.cpus, {} if ground.keepers else own)
+        bundle = placed.order[placed.pool.seat(resources, rank).bundle]
+        return _options(placed, bundle, resources.cpus, {} if placed.holders else own)
 
     def visible_devices(self, role: str, rank: int) -> str | None:
         """What the worker must set its visible-devices variable to; None where Ray does so."""
-        ground = self._ground(role)
-        if not ground.keepers:
+        placed = self._placed_pool(role)
+        if not placed.holders:
             return None
-        seat = ground.pool.seat(self.roles[role], rank)
-        return ",".join(ground.visible[seat.bundle][index] for index in seat.devices)
+        seat = placed.pool.seat(self.roles[role], rank)
+        return ",".join(placed.visible[seat.bundle][index] for index in seat.devices)
 
     def device_of(self, role: str) -> Device:
         """What the workers of ``role`` compute on: the run's device, or the CPU where they have none of their own."""
@@ -157,16 +155,16 @@ class Placement:
 
     def beside(self, role: str) -> int:
         """How many other roles live on the devices of ``role``."""
-        return len(self._ground(role).pool.roles) - 1
+        return len(self._placed_pool(role).pool.roles) - 1
 
     def roles_by_node(self) -> dict[str, set[str]]:
         """Ray's ids of the nodes that the run has places on, with the roles that live there."""
         found: dict[str, set[str]] = {}
-        for ground in self._grounds.values():
-            node_of = placement_group_table(ground.group)["bundles_to_node_id"]
-            for role in ground.pool.roles:
+        for placed in self._placed.values():
+            node_of = placement_group_table(placed.group)["bundles_to_node_id"]
+            for role in placed.pool.roles:
                 for rank in range(role.workers):
-                    node = node_of[ground.order[ground.pool.seat(role, rank).bundle]]
+                    node = node_of[placed.order[placed.pool.seat(role, rank).bundle]]
                     found.setdefault(node, set()).add(role.role)
         return found
 
@@ -179,21 +177,6 @@ class Placement:
     def shares_devices(self, one: str, other: str) -> bool:
         """Whether two roles live in the same pool."""
         return self._where[one] == self._where[other]
-
-    def run(self, *calls: Call[Any], timeout_s: float) -> list[Any]:
-        """Runs calls on several roles: at once where each has its own devices, else one after another.
-
-        Roles that share devices come onto them for their calls, as far as these need it, and wait in host memory
-        meanwhile.
-        """
-        answers: dict[int, Any] = {}
-        for wave in self.waves([call.group.role for call in calls]):
-            now = [calls[index] for index in wave]
-            self.residents.bring(
-                {call.group: self.residents.at_least(call.group, call.needs) for call in now}, timeout_s
-            )
-            answers |= zip(wave, run_calls(now, timeout_s), strict=True)
-        return [answers[index] for index in range(len(calls))]
 
     def waves(self, roles: Sequence[str]) -> list[list[int]]:
         """Which of ``roles`` (by index) may be at work at the same time, wave after wave.
@@ -214,12 +197,12 @@ class Placement:
 
     def close(self) -> None:
         """Gives the places back."""
-        for ground in self._grounds.values():
-            remove_placement_group(ground.group)
-        self._grounds = {}
+        for placed in self._placed.values():
+            remove_placement_group(placed.group)
+        self._placed = {}
 
-    def _ground(self, role: str) -> _Ground:
-        return self._grounds[self._where[role]]
+    def _placed_pool(self, role: str) -> _PlacedPool:
+        return self._placed[self._where[role]]
 
 
 def _side_by_side(lanes: dict[int, list[int]]) -> list[list[int]]:
@@ -227,13 +210,13 @@ def _side_by_side(lanes: dict[int, list[int]]) -> list[list[int]]:
     return [[index for index in wave if index is not None] for wave in itertools.zip_longest(*lanes.values())]
 
 
-def _options(ground: _Ground, bundle: int, cpus: float, accelerators: dict[str, float]) -> dict[str, Any]:
+def _options(placed: _PlacedPool, bundle: int, cpus: float, accelerators: dict[str, float]) -> dict[str, Any]:
     accelerators = dict(accelerators)
     return {
         "num_cpus": cpus,
         "num_gpus": accelerators.pop("GPU", 0),
         "resources": accelerators,
-        "scheduling_strategy": PlacementGroupSchedulingStrategy(ground.group, bundle),
+        "scheduling_strategy": PlacementGroupSchedulingStrategy(placed.group, bundle),
     }
 
 

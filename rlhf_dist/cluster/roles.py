@@ -2,51 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from rlhf_dist.algo.losses import PolicyObjective
-from rlhf_dist.cluster.calls import Call, same_args
+from rlhf_dist.cluster.calls import Call, call_all, call_each, same_args
 from rlhf_dist.cluster.group import WorkerGroup, reassemble
+from rlhf_dist.engine.policy import ActorEngine, ReferenceEngine
+from rlhf_dist.engine.role_engine import TrainedRoleEngine
+from rlhf_dist.engine.scalar import CriticEngine, TrainedRewardEngine
+from rlhf_dist.engine.stats import ActorStats, CriticStats, LanguageStats, PreferenceStats, RankingStats
 from rlhf_dist.rollout.dealing import deal_samples
-from rlhf_dist.rollout.protocol import TURN_IDS, SamplingOptions, going_on
-from rlhf_dist.types import (
-    ActorStats,
-    Comparisons,
-    CriticStats,
-    Demonstrations,
-    LanguageStats,
-    PolicyBatch,
-    PreferenceBatch,
-    PreferenceStats,
-    Prompts,
-    RankingStats,
-    Sequences,
-    ValueBatch,
-)
+from rlhf_dist.rollout.protocol import TURN_IDS, RolloutEngine, SamplingOptions, going_on
+from rlhf_dist.types import Comparisons, Demonstrations, PolicyBatch, PreferenceBatch, Prompts, Sequences, ValueBatch
+
+B = TypeVar("B")
+E = TypeVar("E")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
-def _first(answers: list[Any]) -> Any:
-    return answers[0]
+class ScoringEngine(Protocol):
+    """What the engines of all reward sources have in common."""
+
+    def scores(self, sequences: Sequences) -> Tensor:
+        """This worker's rows' scores, float32."""
+        ...
 
 
 class Role:
-    """What all roles share."""
+    """What all roles share. Their methods name the engine's (`ActorEngine.fit`), so that mypy knows what it takes."""
 
     def __init__(self, group: WorkerGroup) -> None:
         self.group = group
 
-    def _everyone(self, method: str, *args: Any) -> Call[Any]:
+    def _everyone(self, method: Callable[Concatenate[E, P], R], *args: P.args, **kwargs: P.kwargs) -> Call[R]:
         """The same call on every worker; the first one's answer counts, as all give the same."""
-        return Call(self.group, method, same_args(self.group, *args), _first)
+        return call_all(self.group, method, *args, **kwargs)
 
-    def _scatter(self, method: str, batch: Any, lengths: Tensor, outputs: Tensor) -> Call[Tensor]:
+    def _scatter(self, method: Callable[[E, B], Tensor], batch: B, lengths: Tensor, outputs: Tensor) -> Call[Tensor]:
         """Every worker answers for its share of the rows, by forward passes alone."""
-        arguments = same_args(self.group, batch)
-        return Call(self.group, method, arguments, lambda parts: reassemble(parts, lengths, outputs), needs="weights")
+        call = call_each(
+            self.group, method, same_args(self.group, batch), lambda parts: reassemble(parts, lengths, outputs)
+        )
+        return replace(call, needs="weights")
 
 
 class TrainedModel(Role):
@@ -54,35 +58,39 @@ class TrainedModel(Role):
 
     def save_checkpoint(self, folder: Path) -> Call[None]:
         """Each worker writes its part into ``folder``."""
-        return self._everyone("save_checkpoint", folder)
+        return self._everyone(TrainedRoleEngine.save_checkpoint, folder)
 
     def load_checkpoint(self, folder: Path) -> Call[None]:
         """Each worker takes up its part from ``folder``."""
-        return self._everyone("load_checkpoint", folder)
+        return self._everyone(TrainedRoleEngine.load_checkpoint, folder)
 
     def save_model(self, folder: Path, tokenizer_path: str) -> Call[None]:
         """The model in Hugging Face format."""
-        return self._everyone("save_model", folder, tokenizer_path)
+        return self._everyone(TrainedRoleEngine.save_model, folder, tokenizer_path)
 
 
-class LogprobsRole(Role):
-    """A role that gives log-probabilities."""
+class Reference(Role):
+    """The frozen policy from which the KL is measured."""
 
     def logprobs(self, sequences: Sequences) -> Call[Tensor]:
         """``[R]`` float32, nats, of the response tokens."""
-        return self._scatter("logprobs", sequences, sequences.lengths, sequences.response_lengths)
+        return self._scatter(ReferenceEngine.logprobs, sequences, sequences.lengths, sequences.response_lengths)
 
     def answer_logprobs(self, batch: Comparisons) -> Call[Tensor]:
         """``[N]`` float32, nats, of whole answers."""
-        return self._scatter("answer_logprobs", batch, batch.tokens_per_row, batch.answers)
+        return self._scatter(ReferenceEngine.answer_logprobs, batch, batch.tokens_per_row, batch.answers)
 
 
-class Reference(LogprobsRole):
-    """The frozen policy from which the KL is measured."""
+class Actor(TrainedModel):
+    """The policy being trained, by PPO, SFT or DPO."""
 
+    def logprobs(self, sequences: Sequences) -> Call[Tensor]:
+        """``[R]`` float32, nats, of the response tokens."""
+        return self._scatter(ActorEngine.logprobs, sequences, sequences.lengths, sequences.response_lengths)
 
-class Actor(LogprobsRole, TrainedModel):
-    """The policy being trained, by PPO or SFT."""
+    def answer_logprobs(self, batch: Comparisons) -> Call[Tensor]:
+        """``[N]`` float32, nats, of whole answers."""
+        return self._scatter(ActorEngine.answer_logprobs, batch, batch.tokens_per_row, batch.answers)
 
     def train(
         self,
@@ -92,19 +100,19 @@ class Actor(LogprobsRole, TrainedModel):
         pretrain: Demonstrations | None,
     ) -> Call[ActorStats]:
         """One optimizer step for each of ``minibatches`` (rows of ``batch``), pretraining text dealt out over them."""
-        return self._everyone("train", batch, minibatches, objective, pretrain)
+        return self._everyone(ActorEngine.train, batch, minibatches, objective, pretrain)
 
     def fit(self, batch: Demonstrations, pretrain: Demonstrations | None) -> Call[LanguageStats]:
         """One optimizer step of SFT."""
-        return self._everyone("fit", batch, pretrain)
+        return self._everyone(ActorEngine.fit, batch, pretrain)
 
     def dpo_step(self, batch: PreferenceBatch, beta: float, label_smoothing: float) -> Call[PreferenceStats]:
         """One optimizer step of DPO."""
-        return self._everyone("dpo_step", batch, beta, label_smoothing)
+        return self._everyone(ActorEngine.dpo_step, batch, beta, label_smoothing)
 
     def token_losses(self, batch: Demonstrations) -> Call[Tensor]:
         """``[R]`` float32, nats, cross-entropy of the response tokens."""
-        return self._scatter("token_losses", batch, batch.lengths, batch.response_lengths)
+        return self._scatter(ActorEngine.token_losses, batch, batch.lengths, batch.response_lengths)
 
 
 class AdapterOff(Role):
@@ -112,7 +120,7 @@ class AdapterOff(Role):
 
     def logprobs(self, sequences: Sequences) -> Call[Tensor]:
         """``[R]`` float32, nats, of the response tokens."""
-        return self._scatter("ref_logprobs", sequences, sequences.lengths, sequences.response_lengths)
+        return self._scatter(ActorEngine.ref_logprobs, sequences, sequences.lengths, sequences.response_lengths)
 
 
 class Critic(TrainedModel):
@@ -120,11 +128,11 @@ class Critic(TrainedModel):
 
     def values(self, sequences: Sequences) -> Call[Tensor]:
         """``[R]`` float32, the value of the state before each response token."""
-        return self._scatter("values", sequences, sequences.lengths, sequences.response_lengths)
+        return self._scatter(CriticEngine.values, sequences, sequences.lengths, sequences.response_lengths)
 
     def train(self, batch: ValueBatch, minibatches: list[Tensor], clip: float) -> Call[CriticStats]:
         """One optimizer step for each of ``minibatches`` (rows of ``batch``)."""
-        return self._everyone("train", batch, minibatches, clip)
+        return self._everyone(CriticEngine.train, batch, minibatches, clip)
 
 
 class Reward(Role):
@@ -132,7 +140,7 @@ class Reward(Role):
 
     def scores(self, sequences: Sequences) -> Call[Tensor]:
         """``[B]`` float32."""
-        return self._scatter("scores", sequences, sequences.lengths, torch.ones_like(sequences.lengths))
+        return self._scatter(ScoringEngine.scores, sequences, sequences.lengths, torch.ones_like(sequences.lengths))
 
 
 class TrainedReward(TrainedModel):
@@ -140,19 +148,19 @@ class TrainedReward(TrainedModel):
 
     def fit(self, batch: Comparisons) -> Call[RankingStats]:
         """One optimizer step on the K-way ranking loss."""
-        return self._everyone("fit", batch)
+        return self._everyone(TrainedRewardEngine.fit, batch)
 
     def scores(self, batch: Comparisons) -> Call[Tensor]:
         """``[N]`` float32, one for each answer."""
-        return self._scatter("scores", batch, batch.tokens_per_row, batch.answers)
+        return self._scatter(TrainedRewardEngine.scores, batch, batch.tokens_per_row, batch.answers)
 
     def sequence_scores(self, batch: Demonstrations) -> Call[Tensor]:
         """``[B]`` float32, one for each sequence."""
-        return self._scatter("sequence_scores", batch, batch.lengths, torch.ones_like(batch.lengths))
+        return self._scatter(TrainedRewardEngine.sequence_scores, batch, batch.lengths, torch.ones_like(batch.lengths))
 
     def shift(self, amount: float) -> Call[None]:
         """Adds ``amount`` to every score from now on."""
-        return self._everyone("shift", amount)
+        return self._everyone(TrainedRewardEngine.shift, amount)
 
 
 class Rollout(Role):
@@ -166,9 +174,9 @@ class Rollout(Role):
         """One response a prompt, in the prompts' order. Further turns go to the engines that drew the earlier ones."""
         shards = self._deal(prompts)
         order = torch.argsort(torch.cat(shards))
-        return Call(
+        return call_each(
             self.group,
-            "generate",
+            RolloutEngine.generate,
             [(prompts.select(rows), options) for rows in shards],
             lambda parts: Sequences.cat(parts).select(order),
         )

@@ -62,8 +62,8 @@ def ray_session(config: ClusterConfig, run: str) -> Iterator[Session]:
     namespace = f"{run}-{uuid.uuid4().hex[:8]}"
     try:
         if address:
-            _knock(address)
-            _ask(address)
+            _check_listening(address)
+            _check_cluster_answers(address)
             ray.init(address=address, namespace=namespace, log_to_driver=False, configure_logging=False)
         else:
             _start_local(config, namespace)
@@ -81,14 +81,14 @@ def ray_session(config: ClusterConfig, run: str) -> Iterator[Session]:
         ray.shutdown()
 
 
-def _knock(address: str) -> None:
+def _check_listening(address: str) -> None:
     """Fails within seconds where nothing listens at `host:port`; Ray itself would try for many minutes."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
 
 
-def _ask(address: str) -> None:
+def _check_cluster_answers(address: str) -> None:
     """Fails where no Ray cluster answers at `host:port`, or it asks for a token; Ray itself would try for minutes.
 
     Raises:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from rlhf_dist.cluster.calls import Call, run_calls, same_args
+from rlhf_dist.cluster.calls import call_all, call_each, run_calls
 from rlhf_dist.cluster.placement import Placement
 from rlhf_dist.cluster.roles import Actor, Rollout
+from rlhf_dist.cluster.scheduler import Scheduler
 from rlhf_dist.config.parsing import port_range
 from rlhf_dist.config.schema import ClusterConfig, WeightsConfig
+from rlhf_dist.engine.policy import ActorEngine
 from rlhf_dist.errors import UserError
+from rlhf_dist.rollout.protocol import RolloutEngine
 from rlhf_dist.weights.groups import TransferPlan
 
 
@@ -20,7 +23,7 @@ class WeightSync:
     Args:
         actor: whose weights.
         rollout: who gets them.
-        placement: knows whether they share devices, and makes room for the transfer.
+        scheduler: knows whether they share devices, and makes room for the transfer.
         tensor_parallel: processes of an engine.
         config: the way, the bucket size and the deadline.
         cluster: the ports.
@@ -30,24 +33,26 @@ class WeightSync:
         self,
         actor: Actor,
         rollout: Rollout,
-        placement: Placement,
+        scheduler: Scheduler,
         tensor_parallel: int,
         config: WeightsConfig,
         cluster: ClusterConfig,
     ) -> None:
         self._actor, self._rollout, self._timeout_s = actor.group, rollout.group, config.timeout_s
-        self._residents, self._version = placement.residents, 0
+        self._residents, self._version = scheduler.residents, 0
         engines = _processes(self._rollout.worker_names, tensor_parallel)
-        transport = self._transport(placement, config.transport)
+        transport = self._transport(scheduler.placement, config.transport)
         senders = self._actor.worker_names if transport == "shared" else self._actor.worker_names[:1]
         members = (*senders, *engines)
         plan = TransferPlan(transport, members, config.bucket_mb * 2**20, config.timeout_s, port_range(cluster.ports))
         self._make_room()
-        opened: Call[list] = Call(self._actor, "open_weights", same_args(self._actor, self._actor.host, plan), list)
-        endpoint, self._parameters = run_calls([opened], self._timeout_s)[0][0]
+        opened = call_all(self._actor, ActorEngine.open_weights, self._actor.host, plan)
+        answer = opened.start().wait(self._timeout_s)
+        assert answer is not None, "the first worker is the one that listens"
+        endpoint, self._parameters = answer
         ranks = [len(senders) + rank * tensor_parallel for rank in range(self._rollout.size)]
-        joining: Call[None] = Call(self._rollout, "join", [(endpoint, rank) for rank in ranks], _nothing)
-        connecting: Call[None] = Call(self._actor, "connect_weights", same_args(self._actor, endpoint), _nothing)
+        joining = call_each(self._rollout, RolloutEngine.join, [(endpoint, rank) for rank in ranks], _nothing)
+        connecting = call_all(self._actor, ActorEngine.connect_weights, endpoint)
         run_calls([joining, connecting], self._timeout_s)
         self._residents.on_return(self._rollout, lambda: self.push(self._version))
 
@@ -58,10 +63,8 @@ class WeightSync:
             RunError: an engine or actor worker did not take part in time, or failed; it is named.
         """
         self._make_room()
-        sending: Call[None] = Call(self._actor, "send_weights", same_args(self._actor), _nothing)
-        receiving: Call[None] = Call(
-            self._rollout, "receive", same_args(self._rollout, self._parameters, version), _nothing
-        )
+        sending = call_all(self._actor, ActorEngine.send_weights)
+        receiving = call_all(self._rollout, RolloutEngine.receive, self._parameters, version)
         run_calls([receiving, sending], self._timeout_s)
         self._version = version
 
@@ -92,5 +95,5 @@ def _processes(engines: list[str], tensor_parallel: int) -> list[str]:
     return [f"{engine}.{part}" for engine in engines for part in range(tensor_parallel)]
 
 
-def _nothing(_: list) -> None:
+def _nothing(_: list[None]) -> None:
     return None

@@ -37,10 +37,10 @@ class DPOTrainer(Trainer):
         """One optimizer step."""
         batch = self.data.train.select(self._sampler.indices(number - 1))
         with self.context.timer("score"):
-            (reference,) = self.context.run(self.reference.answer_logprobs(batch))
+            reference = self.context.run(self.reference.answer_logprobs(batch))
         with self.context.timer("train"):
             dpo = self.config.dpo
-            (stats,) = self.context.run(
+            stats = self.context.run(
                 self.actor.dpo_step(PreferenceBatch(batch, reference), dpo.beta, dpo.label_smoothing)
             )
         return {
@@ -56,8 +56,10 @@ class DPOTrainer(Trainer):
         """Mean loss, and share of pairs whose implicit rewards are ranked right, over the held-out rankings."""
         held_out, dpo = self.data.held_out, self.config.dpo
         with self.context.timer("held-out"):
-            logprobs, reference = self.context.run(
-                self.actor.answer_logprobs(held_out), self.reference.answer_logprobs(held_out)
+            logprobs, reference = self.context.scheduler.run(
+                self.actor.answer_logprobs(held_out),
+                self.reference.answer_logprobs(held_out),
+                timeout_s=self.context.cluster.call_timeout_s,
             )
         losses, margins = dpo_loss(logprobs, reference, held_out.ranks, held_out.answers, dpo.beta, dpo.label_smoothing)
         return {"loss": float(losses.mean()), "accuracy": float(ranked_right(margins).mean())}

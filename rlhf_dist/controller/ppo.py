@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,27 +21,17 @@ from rlhf_dist.algo.rewards import (
     sequence_sums,
     shape_rewards,
 )
+from rlhf_dist.cluster.roles import Actor, AdapterOff, Critic, Reference, Reward, Rollout
+from rlhf_dist.cluster.scheduler import Scheduler
+from rlhf_dist.cluster.weight_sync import WeightSync
 from rlhf_dist.config.schema import KLConfig, PPOConfig
 from rlhf_dist.controller.parity import check_parity
+from rlhf_dist.controller.trace import Timer
 from rlhf_dist.controller.turns import Environment, converse
+from rlhf_dist.engine.stats import ActorStats, CriticStats
 from rlhf_dist.errors import RunError
 from rlhf_dist.rollout.protocol import SamplingOptions
-from rlhf_dist.types import (
-    ActorStats,
-    CriticStats,
-    Demonstrations,
-    Experience,
-    PolicyBatch,
-    Prompts,
-    Sequences,
-    ValueBatch,
-)
-
-if TYPE_CHECKING:
-    from rlhf_dist.cluster.placement import Placement
-    from rlhf_dist.cluster.roles import Actor, AdapterOff, Critic, Reference, Reward, Rollout
-    from rlhf_dist.cluster.weight_sync import WeightSync
-    from rlhf_dist.controller.trace import Timer
+from rlhf_dist.types import Demonstrations, Experience, PolicyBatch, Prompts, Sequences, ValueBatch
 
 
 @dataclass(frozen=True)
@@ -69,7 +59,7 @@ class PPORoles:
     reference: Reference | AdapterOff
     rollout: Rollout
     weights: WeightSync
-    placement: Placement
+    scheduler: Scheduler
 
 
 @dataclass(frozen=True)
@@ -124,6 +114,10 @@ class PPO:
             prompts: one row a sample; the samples of a prompt stand together.
             pretrain: text for PPO-ptx; None without.
         """
+        return self.learn(number, self.collect(number, prompts), pretrain)
+
+    def collect(self, number: int, prompts: Prompts) -> Experience:
+        """Prompts to experience: samples a response to each, and has all roles look at it. Changes no weights."""
         with self.timer("rollout"):
             sequences = self.generate(prompts)
         with self.timer("score"):
@@ -131,6 +125,10 @@ class PPO:
             if self._check_due(number):
                 check_parity(sequences, experience.logprobs, self.tolerance)
                 self._checked = True
+        return experience
+
+    def learn(self, number: int, experience: Experience, pretrain: Demonstrations | None) -> StepResult:
+        """Experience to new weights: trains actor and critic, and brings the actor's weights to the engines."""
         with self.timer("advantage"):
             rewards, kl = self.rewards(experience)
             policy_batch, value_batch = self.advantages(experience, rewards)
@@ -156,28 +154,37 @@ class PPO:
 
         def turn(prompts: Prompts, most: int) -> Sequences:
             options = SamplingOptions(rollout.temperature, most, self.config.run.seed, rollout.top_p, rollout.top_k)
-            return self._run(self.roles.rollout.generate(prompts, options))[0]
+            return self.roles.scheduler.run(
+                self.roles.rollout.generate(prompts, options), timeout_s=self.config.cluster.call_timeout_s
+            )
 
         if self.environment is None:
             return turn(prompts, rollout.max_response_tokens)
         return converse(prompts, turn, self.environment)
 
-    def score(self, sequences: Sequences) -> Experience:
+    def score(self, sequences: Sequences, with_values: bool = True) -> Experience:
         """What actor, reference, critic and rewards say of the sequences.
+
+        Args:
+            sequences: whatever was sampled, or comes from elsewhere.
+            with_values: whether the critic is asked, where there is one: to learn, not to evaluate.
 
         Raises:
             RunError: a score is NaN or infinite.
         """
         roles = self.roles
-        critic = [roles.critic.values(sequences)] if roles.critic is not None else []
-        rewards = [source.role.scores(sequences) for source in roles.rewards]
-        logprobs, reference, *rest = self._run(
-            roles.actor.logprobs(sequences), roles.reference.logprobs(sequences), *critic, *rewards
+        critic = roles.critic if with_values else None
+        with roles.scheduler.together(self.config.cluster.call_timeout_s) as calls:
+            logprobs = calls.add(roles.actor.logprobs(sequences))
+            reference = calls.add(roles.reference.logprobs(sequences))
+            values = calls.add(critic.values(sequences)) if critic is not None else None
+            scores = [calls.add(source.role.scores(sequences)) for source in roles.rewards]
+        by_source, weighted = self._weigh(sequences, [score.value for score in scores])
+        return Experience(
+            sequences, logprobs.value, reference.value, None if values is None else values.value, by_source, weighted
         )
-        values = rest.pop(0) if critic else None
-        return Experience(sequences, logprobs, reference, values, *self.weigh(sequences, rest))
 
-    def weigh(self, sequences: Sequences, scores: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def _weigh(self, sequences: Sequences, scores: list[Tensor]) -> tuple[Tensor, Tensor]:
         """The scores ``[B]`` of each of the S sources as one ``[B, S]``, and their weighted sum ``[B]``.
 
         Raises:
@@ -209,7 +216,11 @@ class PPO:
         rewards = shape_rewards(scores, penalty, sequences.response_lengths, sequences.loss_mask)
         if ppo.whiten_rewards:
             rewards = _whiten_sampled(rewards, sequences.loss_mask, shift_mean=False)
-        return rewards, k1(experience.logprobs, experience.ref_logprobs) * sequences.loss_mask
+        return rewards, self.token_kl(experience)
+
+    def token_kl(self, experience: Experience) -> Tensor:
+        """The k1 estimate of the KL to the reference ``[R]``, nats a token, 0 where masked."""
+        return k1(experience.logprobs, experience.ref_logprobs) * experience.sequences.loss_mask
 
     def advantages(self, experience: Experience, rewards: Tensor) -> tuple[PolicyBatch, ValueBatch | None]:
         """What the actor and, where there is one, the critic learn from."""
@@ -236,14 +247,13 @@ class PPO:
         plan = minibatch_plan(
             len(policy), ppo.minibatch_size, ppo.epochs, seed=self.config.run.seed * 1_000_003 + number
         )
-        calls: list[Any] = []
-        if roles.critic is not None and value is not None:
-            calls.append(roles.critic.train(value, plan, ppo.value_clip))
-        if number > ppo.critic_warmup_steps:
-            calls.append(roles.actor.train(policy, plan, self._objective(), pretrain))
-        answers = self._run(*calls)
-        actor = answers.pop() if number > ppo.critic_warmup_steps else _at_rest(policy)
-        return actor, answers[0] if answers else None
+        critic, actor = None, None
+        with roles.scheduler.together(self.config.cluster.call_timeout_s) as calls:
+            if roles.critic is not None and value is not None:
+                critic = calls.add(roles.critic.train(value, plan, ppo.value_clip))
+            if number > ppo.critic_warmup_steps:
+                actor = calls.add(roles.actor.train(policy, plan, self._objective(), pretrain))
+        return _at_rest(policy) if actor is None else actor.value, None if critic is None else critic.value
 
     def _objective(self) -> PolicyObjective:
         ppo = self.config.ppo
@@ -261,9 +271,6 @@ class PPO:
         """Whether the engines' weights are compared: always after the first transfer, that of a resumed run too."""
         every = self.config.weights.verify_every
         return not self._checked or (every > 0 and number % every == 0)
-
-    def _run(self, *calls: Any) -> list[Any]:
-        return self.roles.placement.run(*calls, timeout_s=self.config.cluster.call_timeout_s)
 
     def _metrics(self, experience: Experience, rewards: Tensor, kl: Tensor, actor: ActorStats) -> dict[str, float]:
         sequences, lengths = experience.sequences, experience.response_lengths

@@ -104,16 +104,10 @@ class PPOTrainer(Trainer):
         with self.context.timer("held-out"):
             rows = torch.arange(len(self.data.held_out))
             sequences = self.ppo.generate(self.data.held_out.select(rows, first_id=EVALUATION_IDS))
-            roles = self.ppo.roles
-            logprobs, reference, *scored = self.context.run(
-                roles.actor.logprobs(sequences),
-                roles.reference.logprobs(sequences),
-                *(source.role.scores(sequences) for source in roles.rewards),
-            )
-            check_parity(sequences, logprobs, self.ppo.tolerance)
-            _, scores = self.ppo.weigh(sequences, scored)
+            experience = self.ppo.score(sequences, with_values=False)
+            check_parity(sequences, experience.logprobs, self.ppo.tolerance)
             pretrain_loss = self._pretrain_loss()
-        kl = sequence_sums((logprobs - reference) * sequences.loss_mask, sequences.response_lengths)
+        scores, kl = experience.scores, sequence_sums(self.ppo.token_kl(experience), sequences.response_lengths)
         prompts, responses, judged = self._texts(sequences)
         count = max(self.config.run.samples_count, 1)
         self.context.write_samples(_sample_rows(number, sequences, (prompts, responses), scores, kl, judged)[:count])
@@ -130,7 +124,7 @@ class PPOTrainer(Trainer):
         if text is None:
             return None
         actor = self.ppo.roles.actor
-        return float(self.context.run(actor.token_losses(text))[0].mean())
+        return float(self.context.run(actor.token_losses(text)).mean())
 
     def _texts(self, sequences: Sequences) -> tuple[list[str], list[str], list[float] | None]:
         decode = self.data.tokenizer.batch_decode

@@ -44,7 +44,7 @@ class RewardModelTrainer(Trainer):
         """One optimizer step."""
         batch = self.data.train.select(self._sampler.indices(number - 1))
         with self.context.timer("train"):
-            (stats,) = self.context.run(self.reward.fit(batch))
+            stats = self.context.run(self.reward.fit(batch))
         return {
             "loss/reward": stats.loss,
             "accuracy/pair": stats.accuracy,
@@ -57,7 +57,7 @@ class RewardModelTrainer(Trainer):
         """Mean loss and share of pairs ranked right, over the held-out rankings."""
         held_out = self.data.held_out
         with self.context.timer("held-out"):
-            (scores,) = self.context.run(self.reward.scores(held_out))
+            scores = self.context.run(self.reward.scores(held_out))
         losses, right = ranking_loss(scores, held_out.ranks, held_out.answers)
         return {"loss": float(losses.mean()), "accuracy": float(right.float().mean())}
 
@@ -66,7 +66,7 @@ class RewardModelTrainer(Trainer):
         if self.data.demonstrations is None:
             return False
         with self.context.timer("centre"):
-            (scores,) = self.context.run(self.reward.sequence_scores(self.data.demonstrations))
+            scores = self.context.run(self.reward.sequence_scores(self.data.demonstrations))
             self._bias = -float(scores.mean())
             self.context.run(self.reward.shift(self._bias))
         return True

@@ -43,7 +43,7 @@ class SFTTrainer(Trainer):
         batch = self.data.train.select(self._sampler.indices(number - 1))
         with self.context.timer("train"):
             pretrain = self.data.pretrain.batch(number - 1) if self.data.pretrain is not None else None
-            (stats,) = self.context.run(self.actor.fit(batch, pretrain))
+            stats = self.context.run(self.actor.fit(batch, pretrain))
         return {
             "loss/sft": stats.loss,
             "optim/grad_norm": stats.grad_norm,
@@ -54,5 +54,5 @@ class SFTTrainer(Trainer):
     def evaluate(self, number: int) -> dict[str, float | None]:
         """The held-out loss, nats a token."""
         with self.context.timer("held-out"):
-            (losses,) = self.context.run(self.actor.token_losses(self.data.held_out))
+            losses = self.context.run(self.actor.token_losses(self.data.held_out))
         return {"loss": float(losses.mean())}

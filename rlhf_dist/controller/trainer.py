@@ -7,23 +7,27 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from rlhf_dist.cluster.calls import Call
 from rlhf_dist.cluster.fork_server import ForkServer
-from rlhf_dist.cluster.group import Construction, WorkerGroup, build_groups
+from rlhf_dist.cluster.group import Construction, WorkerGroup
+from rlhf_dist.cluster.placement import Placement
+from rlhf_dist.cluster.prometheus import RunGauges
+from rlhf_dist.cluster.roles import TrainedModel
+from rlhf_dist.cluster.scheduler import Scheduler
 from rlhf_dist.config.schema import ClusterConfig, RunConfig
 from rlhf_dist.controller.rundir import RunDir
 from rlhf_dist.errors import RunError
 
 if TYPE_CHECKING:
-    from rlhf_dist.cluster.placement import Placement
-    from rlhf_dist.cluster.prometheus import RunGauges
-    from rlhf_dist.cluster.roles import TrainedModel
     from rlhf_dist.controller.identity import Identity
     from rlhf_dist.controller.signals import StopSignal
     from rlhf_dist.controller.start import Start
     from rlhf_dist.controller.trace import Timer
     from rlhf_dist.controller.view import LiveView
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class RunContext:
         timer: of the phases of a step.
         stop: whether somebody asked the run to stop.
         gauges: for Prometheus.
-        placement: where each role lives.
+        scheduler: runs calls on the roles, and makes their engines.
         identity: what the run's result depends on.
         listen_address: at which workers listen for one another; None: their nodes' own addresses.
         forks: starts worker processes quickly; None: Ray starts them.
@@ -51,7 +55,7 @@ class RunContext:
     timer: Timer
     stop: StopSignal
     gauges: RunGauges
-    placement: Placement
+    scheduler: Scheduler
     identity: Identity
     listen_address: str | None
     forks: ForkServer | None
@@ -60,6 +64,11 @@ class RunContext:
     def directory(self) -> RunDir:
         """The run's directory."""
         return self.start.directory
+
+    @property
+    def placement(self) -> Placement:
+        """Where each role lives."""
+        return self.scheduler.placement
 
     def group(self, role: str, env: Mapping[str, str] | None = None) -> WorkerGroup:
         """Starts the worker processes of ``role``, with further environment variables ``env``."""
@@ -78,11 +87,11 @@ class RunContext:
 
     def build(self, constructions: Sequence[Construction]) -> None:
         """Makes the engines of the groups, and waits until they are there."""
-        build_groups(constructions, self.placement, self.cluster.start_timeout_s)
+        self.scheduler.build(constructions, self.cluster.start_timeout_s)
 
-    def run(self, *calls: Any) -> list[Any]:
-        """The answers to calls on roles, each waited for until the deadline."""
-        return self.placement.run(*calls, timeout_s=self.cluster.call_timeout_s)
+    def run(self, call: Call[T]) -> T:
+        """The result of a call on a role, waited for until the deadline."""
+        return self.scheduler.run(call, timeout_s=self.cluster.call_timeout_s)
 
     def write_samples(self, samples: Iterable[Mapping[str, Any]]) -> None:
         """Appends lines to samples.jsonl."""

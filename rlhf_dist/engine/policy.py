@@ -17,18 +17,10 @@ from rlhf_dist.engine.answers import forward_by_length
 from rlhf_dist.engine.choose import make_forward_engine, make_train_engine
 from rlhf_dist.engine.protocol import ForwardEngine, Part
 from rlhf_dist.engine.role_engine import RoleEngine, TrainedRoleEngine
+from rlhf_dist.engine.stats import ActorStats, LanguageStats, PreferenceStats
 from rlhf_dist.models.language import PolicyModel, load_policy
 from rlhf_dist.models.lora import without_adapter
-from rlhf_dist.types import (
-    ActorStats,
-    Comparisons,
-    Demonstrations,
-    LanguageStats,
-    PolicyBatch,
-    PreferenceBatch,
-    PreferenceStats,
-    Sequences,
-)
+from rlhf_dist.types import Comparisons, Demonstrations, PolicyBatch, PreferenceBatch, Sequences
 from rlhf_dist.weights.groups import TransferPlan, dial
 from rlhf_dist.weights.source import WeightSource
 from rlhf_dist.weights.transport import Endpoint, ParamInfo, TransferGroup

@@ -14,16 +14,10 @@ from rlhf_dist.engine.answers import forward_by_length
 from rlhf_dist.engine.choose import make_forward_engine, make_train_engine
 from rlhf_dist.engine.protocol import ForwardEngine, Part
 from rlhf_dist.engine.role_engine import RoleEngine, TrainedRoleEngine
+from rlhf_dist.engine.stats import CriticStats, RankingStats
 from rlhf_dist.models.language import ScalarModel, load_scalar
 from rlhf_dist.models.layout import predicting_positions
-from rlhf_dist.types import (
-    Comparisons,
-    CriticStats,
-    Demonstrations,
-    RankingStats,
-    Sequences,
-    ValueBatch,
-)
+from rlhf_dist.types import Comparisons, Demonstrations, Sequences, ValueBatch
 
 
 def _values(runner: ForwardEngine, sequences: Sequences) -> Tensor:

@@ -146,9 +146,9 @@ def _ppo_roles(config: PPOConfig, context: RunContext, device: Device, stop_toke
     context.build(making)
     engines = Rollout(rollout)
     weights = WeightSync(
-        policy, engines, context.placement, config.rollout.tensor_parallel, config.weights, config.cluster
+        policy, engines, context.scheduler, config.rollout.tensor_parallel, config.weights, config.cluster
     )
-    return PPORoles(policy, critic, tuple(rewards), reference, engines, weights, context.placement)
+    return PPORoles(policy, critic, tuple(rewards), reference, engines, weights, context.scheduler)
 
 
 def _scorers(config: PPOConfig, source: RewardSourceConfig, group: WorkerGroup) -> Construction:

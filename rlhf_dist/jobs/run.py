@@ -14,6 +14,7 @@ from rlhf_dist.cluster.fork_server import ForkServer
 from rlhf_dist.cluster.group import Construction, WorkerGroup
 from rlhf_dist.cluster.placement import Placement
 from rlhf_dist.cluster.prometheus import RunGauges
+from rlhf_dist.cluster.scheduler import Scheduler
 from rlhf_dist.cluster.session import ray_session
 from rlhf_dist.cluster.shared_folder import check_sharing
 from rlhf_dist.config.roles import job_roles
@@ -119,7 +120,17 @@ def open_context(
     ):
         forking = forks if session.is_local and not device.is_accelerator else None
         yield RunContext(
-            run, cluster, start, view, timer, stop, gauges, placement, identity, session.listen_address, forking
+            run,
+            cluster,
+            start,
+            view,
+            timer,
+            stop,
+            gauges,
+            Scheduler(placement),
+            identity,
+            session.listen_address,
+            forking,
         )
 
 

@@ -19,8 +19,8 @@ import psutil
 import pytest
 import ray
 
-from rlhf_dist.cluster.calls import collect
 from rlhf_dist.cluster.session import ray_session
+from rlhf_dist.cluster.waiting import wait_for_all
 from rlhf_dist.cluster.worker import Worker
 from rlhf_dist.cluster.worker_memory import last_seen
 from rlhf_dist.config.schema import ClusterConfig
@@ -64,7 +64,7 @@ def start(tmp_path: Path) -> Callable[[str], Any]:
 def failure(tmp_path: Path, calls: dict[Any, str]) -> RunError:
     logs = {name: str(tmp_path / f"{name}.log") for name in calls.values()}
     with pytest.raises(RunError) as caught:
-        collect(calls, "train", 120.0, logs)
+        wait_for_all(calls, "train", 120.0, logs)
     assert "\n" not in str(caught.value)
     return caught.value
 

@@ -13,10 +13,11 @@ import ray
 import torch
 from torch import Tensor
 
-from rlhf_dist.cluster.group import Construction, WorkerGroup, build_groups
+from rlhf_dist.cluster.group import Construction, WorkerGroup
 from rlhf_dist.cluster.placement import Placement
 from rlhf_dist.cluster.prometheus import RunGauges
 from rlhf_dist.cluster.roles import Actor, Critic, Reference, Reward
+from rlhf_dist.cluster.scheduler import Scheduler
 from rlhf_dist.config.schema import ClusterConfig
 from rlhf_dist.device import CPU
 from rlhf_dist.models.layout import balanced_shards
@@ -56,7 +57,7 @@ class Scorer:
 
 
 @pytest.fixture
-def step(tmp_path: Path) -> Iterator[tuple[Placement, WorkerGroup]]:
+def step(tmp_path: Path) -> Iterator[tuple[Scheduler, WorkerGroup]]:
     """A group of two workers that stand for all roles, on a Ray of their own."""
     patch = pytest.MonkeyPatch()
     patch.delenv("RAY_ADDRESS", raising=False)
@@ -65,17 +66,18 @@ def step(tmp_path: Path) -> Iterator[tuple[Placement, WorkerGroup]]:
         pools = [Pool((RoleResources("actor", WORKERS, 0, 0.1, 1, "pack"),))]
         with closing(Placement("step", pools, CPU, 60.0)) as placement, closing(RunGauges("step")) as gauges:
             group = WorkerGroup("step", "actor", placement, tmp_path / "logs", {}, 1, ClusterConfig(), gauges, None)
-            build_groups([Construction(group, Scorer, lambda rank: (rank,), collective=False)], placement, 240.0)
-            yield placement, group
+            scheduler = Scheduler(placement)
+            scheduler.build([Construction(group, Scorer, lambda rank: (rank,), collective=False)], 240.0)
+            yield scheduler, group
     finally:
         ray.shutdown()
         patch.undo()
 
 
 def test_a_steps_batches_are_put_into_the_object_store_once_each(
-    step: tuple[Placement, WorkerGroup], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    step: tuple[Scheduler, WorkerGroup], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    placement, group = step
+    scheduler, group = step
     put: list[Any] = []
     really = ray.put
     monkeypatch.setattr(ray, "put", lambda value: (put.append(type(value).__name__), really(value))[1])
@@ -89,7 +91,9 @@ def test_a_steps_batches_are_put_into_the_object_store_once_each(
         critic.values(sequences),
         reward.scores(sequences),
     )
-    logprobs, ref_logprobs, values, scores = placement.run(*asked, timeout_s=60.0)
+    with scheduler.together(60.0) as together:
+        results = [together.add(call) for call in asked]
+    logprobs, ref_logprobs, values, scores = [result.value for result in results]
     assert put == ["Sequences"]
     expected = sequences.tokens[sequences.response_index].float()
     assert all(torch.equal(answer, expected) for answer in (logprobs, ref_logprobs, values))
@@ -98,16 +102,19 @@ def test_a_steps_batches_are_put_into_the_object_store_once_each(
     put.clear()
     policy = PolicyBatch(sequences, logprobs, ref_logprobs, values, torch.ones_like(values))
     value = ValueBatch(sequences, values, values)
-    training = [actor.train(policy, [], None, None), critic.train(value, [], 0.2)]  # type: ignore[arg-type]
-    assert placement.run(*training, timeout_s=60.0) == [9, 9]
+    training = actor.train(policy, [], None, None), critic.train(value, [], 0.2)  # type: ignore[arg-type]
+    assert scheduler.run(*training, timeout_s=60.0) == (9, 9)  # type: ignore[comparison-overlap]
     assert sorted(put) == ["PolicyBatch", "ValueBatch", "list", "list"]
 
     put.clear()
-    assert placement.run(actor.save_checkpoint(tmp_path), timeout_s=60.0) == [str(tmp_path)]
+    saving = scheduler.start(actor.save_checkpoint(tmp_path), 60.0)
+    meanwhile = scheduler.start(critic.save_checkpoint(tmp_path / "critic"), 60.0)
+    assert meanwhile.wait(60.0) == str(tmp_path / "critic")  # type: ignore[comparison-overlap]
+    assert saving.wait(60.0) == str(tmp_path)  # type: ignore[comparison-overlap]
     assert put == []
 
-    held = placement.batches
+    held = scheduler.placement.batches
     assert len(held) == 3
-    del sequences, policy, value, asked, training
+    del sequences, policy, value, asked, training, results, together
     gc.collect()
     assert len(held) == 0

@@ -112,7 +112,7 @@ class Stage:
             start.open()
             view = SimpleNamespace(note=self.events.append, start_clock=lambda: None, update=lambda *_: None)
             gauges = SimpleNamespace(write=lambda *_: None)
-            placement = SimpleNamespace(run=self._calls)
+            scheduler = SimpleNamespace(run=self._run_call)
             context = RunContext(  # type: ignore[arg-type]
                 config.run,
                 config.cluster,
@@ -121,17 +121,17 @@ class Stage:
                 Timer(),
                 self.stop,
                 gauges,
-                placement,
+                scheduler,
                 Identity({}, {}),
                 listen_address=None,
                 forks=None,
             )
             return run_training(Counting(steps, self._at, self.evaluates), context, lambda: self.now)
 
-    def _calls(self, *calls: Callable[[], Any], timeout_s: float) -> list[Any]:
-        if self.failing is not None and self.failing in calls[0].__qualname__:
+    def _run_call(self, call: Callable[[], Any], timeout_s: float) -> Any:
+        if self.failing is not None and self.failing in call.__qualname__:
             raise self.failure
-        return [call() for call in calls]
+        return call()
 
     def _at(self, what: str, number: int) -> None:
         self.events.append(f"{what} {number}")

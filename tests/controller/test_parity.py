@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +23,12 @@ class Compared(Exception):
     """The step went on to what comes after the comparison."""
 
 
+@contextmanager
+def together(timeout_s: float) -> Iterator[SimpleNamespace]:
+    """Roles answer at once here."""
+    yield SimpleNamespace(add=lambda answer: SimpleNamespace(value=answer))
+
+
 def ppo(verify_every: int, engines: torch.Tensor = ENGINES) -> PPO:
     """PPO in a new process, on two sequences of one token each; what follows the scoring raises."""
     config = PPOConfig()
@@ -33,7 +41,7 @@ def ppo(verify_every: int, engines: torch.Tensor = ENGINES) -> PPO:
         reference=SimpleNamespace(logprobs=lambda _: ACTOR),
         critic=None,
         rewards=(RewardSource("reward", 1.0, SimpleNamespace(scores=lambda _: torch.zeros(2))),),  # type: ignore[arg-type]
-        placement=SimpleNamespace(run=lambda *calls, timeout_s: list(calls)),
+        scheduler=SimpleNamespace(run=lambda call, timeout_s: call, together=together),
     )
 
     def estimate(*_: Any) -> Any:

@@ -15,9 +15,10 @@ import ray
 from ray.cluster_utils import Cluster
 from ray.util.placement_group import placement_group_table
 
-from rlhf_dist.cluster.group import Construction, WorkerGroup, build_groups
+from rlhf_dist.cluster.group import Construction, WorkerGroup
 from rlhf_dist.cluster.placement import Placement
 from rlhf_dist.cluster.prometheus import RunGauges
+from rlhf_dist.cluster.scheduler import Scheduler
 from rlhf_dist.config.schema import ClusterConfig
 from rlhf_dist.device import CPU, CUDA
 from rlhf_dist.errors import ClusterError
@@ -98,7 +99,7 @@ def test_workers_without_a_device_start_where_there_is_none_and_see_none_where_t
     scorers = pool("scorer", 4, 0, strategy="strict_spread")
     with closing(Placement("seen", [scorers], CUDA, 30.0)) as placement, closing(RunGauges("seen")) as gauges:
         group = WorkerGroup("seen", "scorer", placement, tmp_path, {}, 1, ClusterConfig(), gauges, None)
-        build_groups([Construction(group, Seen, lambda _: (), collective=False)], placement, 120.0)
+        Scheduler(placement).build([Construction(group, Seen, lambda _: (), collective=False)], 120.0)
         assert group.device is CPU
         answers = ray.get([worker.call.remote("environment") for worker in group.workers], timeout=60)
         assert answers == [("", "cpu")] * 4

@@ -1,0 +1,54 @@
+"""Waiting for workers with a deadline: the first failure ends it, whoever else is still at work."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from rlhf_dist.cluster.failures import call_failure, tails
+from rlhf_dist.errors import RunError
+
+_LEAST_FETCH_S = 30.0  # to fetch an answer that came at the last moment
+
+
+def wait_for_all(
+    names: dict[Any, str],
+    what: str,
+    timeout_s: float,
+    logs: dict[str, str],
+    answered: Callable[[Any], None] = lambda ref: None,
+) -> dict[Any, Any]:
+    """Waits for all references; the first failure ends the waiting, whoever else is still at work.
+
+    Args:
+        names: for each reference, the worker that owes it.
+        what: was asked of them, for messages.
+        timeout_s: seconds to wait for all of them together.
+        logs: each worker's log file.
+        answered: called with each reference once its answer is there.
+    """
+    deadline = time.monotonic() + timeout_s
+    pending, answers = list(names), {}
+    while pending:
+        left = deadline - time.monotonic()
+        done, pending = ray.wait(pending, num_returns=1, timeout=max(left, 0.0))
+        if not done:
+            late = ", ".join(sorted(names[ref] for ref in pending))
+            raise RunError(f"{what}: no answer from {late} within {timeout_s:g} s", tails(late.split(", "), logs))
+        for ref in done:
+            left = max(deadline - time.monotonic(), _LEAST_FETCH_S)
+            answers[ref] = _get(ref, names[ref], what, left, logs)
+            answered(ref)
+    return answers
+
+
+def _get(ref: Any, name: str, what: str, timeout_s: float, logs: dict[str, str]) -> Any:
+    """The answer, which is there already, from wherever it is."""
+    try:
+        return ray.get(ref, timeout=timeout_s)
+    except RayError as error:
+        raise call_failure(error, name, what, logs) from error
