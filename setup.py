@@ -91,6 +91,7 @@ setup(
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["rlhf_dist", "rlhf_dist.*"]),
     package_data={"rlhf_dist": ["py.typed"], "rlhf_dist.controller": ["report.css"]},
+    entry_points={"console_scripts": ["rlhf-dist = rlhf_dist.__main__:main"]},
     install_requires=CORE,
     extras_require={
         "cpu": ["torch==2.13.0"] + [f"{need}; python_version >= '3.11'" for need in VLLM_CPU_NEEDS],

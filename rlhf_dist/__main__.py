@@ -1,14 +1,16 @@
-"""`python -m rlhf_dist COMMAND`: what can be done beside the training jobs themselves."""
+"""`rlhf-dist COMMAND`, or `python -m rlhf_dist COMMAND`: the training jobs, and what can be done beside them."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from rlhf_dist.errors import ClusterError, UserError
+from rlhf_dist.main import JOBS, default_recipe, guarded, run
 
 
 class _Parser(argparse.ArgumentParser):
@@ -19,8 +21,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="rlhf_dist", description="RLHF training on Ray, vLLM and DeepSpeed: the tools beside it.")
+    parser = _Parser(prog="rlhf-dist", description="RLHF training on Ray, vLLM and DeepSpeed.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    for name, job in JOBS.items():  # listed here; main() hands their words on
+        commands.add_parser(name, help=f"{job.title} (rlhf-dist {name} --help lists the keys)", add_help=False)
     report = commands.add_parser(
         "report", help="write report.html of a run", description="Writes runs/NAME/report.html."
     )
@@ -60,47 +64,23 @@ def _add_export(commands: Any) -> None:
     export.add_argument("--trust-remote-code", action="store_true", help="run the code that the model comes with")
 
 
-def _export(options: argparse.Namespace) -> None:
-    from transformers.utils import logging
-
-    from rlhf_dist.jobs.export import export
-
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    export(options.checkpoint, options.out, options.role, options.average, options.base, options.trust_remote_code)
-    print(options.out)
-
-
-def _plan(options: argparse.Namespace) -> None:
-    from rlhf_dist.jobs.plan import run_plan
-
-    run_plan(
-        options.config,
-        options.settings,
-        options.nodes,
-        options.devices_per_node,
-        options.device_memory,
-        options.suggest,
-    )
-
-
-def _report(run: Path) -> None:
-    from rlhf_dist.controller.report import write_report
-
-    print(write_report(run))
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command. Returns the exit code: 0; 2 after one line on a user's mistake; 3 where a plan cannot work."""
+    """Runs one command. Returns the exit code: 0; 2 after one line on a user's mistake; 3 where a plan cannot work.
+
+    Each command's module is imported only when it is asked for, so that a mistake, or --help, takes no time.
+    """
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if words and words[0] in JOBS:
+        return guarded(lambda: run(words[0], words[1:], default_recipe(words[0])))
     try:
-        options = _parser().parse_args(arguments)
+        options = _parser().parse_args(words)
         match options.command:
             case "plan":
-                _plan(options)
+                importlib.import_module("rlhf_dist.jobs.plan").run(options)
             case "export":
-                _export(options)
+                importlib.import_module("rlhf_dist.jobs.export").run(options)
             case _:
-                _report(options.run)
+                print(importlib.import_module("rlhf_dist.controller.report").write_report(options.run))
     except (UserError, ClusterError) as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -29,12 +29,14 @@ class Job:
     """One of the launchers' jobs.
 
     Attributes:
+        title: what it does, for a list of commands.
         schema: the class of its configuration.
         complete: fills in what one key takes from another.
         validate: raises UserError on what cannot run.
         module: where its ``run`` stands.
     """
 
+    title: str
     schema: type
     complete: Callable[[Any], Any]
     validate: Callable[[Any], None]
@@ -42,10 +44,18 @@ class Job:
 
 
 JOBS = {
-    "sft": Job(SFTConfig, lambda config: config, validate_sft, "rlhf_dist.jobs.sft"),
-    "reward": Job(RewardModelConfig, lambda config: config, validate_reward, "rlhf_dist.jobs.reward_model"),
-    "ppo": Job(PPOConfig, resolve_ppo, validate_ppo, "rlhf_dist.jobs.ppo"),
-    "dpo": Job(DPOConfig, resolve_dpo, validate_dpo, "rlhf_dist.jobs.dpo"),
+    "sft": Job("fine-tune on demonstrations", SFTConfig, lambda config: config, validate_sft, "rlhf_dist.jobs.sft"),
+    "reward": Job(
+        "train a reward model on rankings",
+        RewardModelConfig,
+        lambda config: config,
+        validate_reward,
+        "rlhf_dist.jobs.reward_model",
+    ),
+    "ppo": Job(
+        "PPO and critic-free algorithms on a reward", PPOConfig, resolve_ppo, validate_ppo, "rlhf_dist.jobs.ppo"
+    ),
+    "dpo": Job("direct preference optimization", DPOConfig, resolve_dpo, validate_dpo, "rlhf_dist.jobs.dpo"),
 }
 
 
@@ -68,6 +78,18 @@ def run(name: str, argv: Sequence[str], default_config: Path) -> Path:
         directory = importlib.import_module(job.module).run(config, forks)
     root: Path = directory.root
     return root
+
+
+def default_recipe(name: str) -> Path:
+    """The base recipe of a job, in the checkout that the package is installed from.
+
+    Raises:
+        UserError: it is installed without one.
+    """
+    recipe = Path(__file__).resolve().parent.parent / "configs" / f"{name}_llama.yaml"
+    if not recipe.is_file():
+        raise UserError(f"{recipe} is not there: run from a checkout of the repository (pip install -e .)")
+    return recipe
 
 
 def launch(name: str, argv: Sequence[str], default_config: Path) -> int:

@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "rlhf_dist"
 
 LAYERS = {
     "main": 5,
+    "api": 5,
     "jobs": 5,
     "__main__": 5,
     "controller": 4,
@@ -109,3 +110,15 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     code = "import sys, rlhf_dist; print([m for m in ('ray', 'torch', 'vllm', 'deepspeed') if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_our_own_package_is_not_imported_inside_functions() -> None:
+    """But by name, where a command or a launcher brings in its job's module: importlib, in main.py and __main__.py."""
+    found = []
+    for path in FILES:
+        for function in ast.walk(ast.parse(path.read_text())):
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                for node in ast.walk(function):
+                    if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] == "rlhf_dist":
+                        found.append(f"{path.relative_to(PACKAGE)}:{node.lineno}: {node.module}")
+    assert not found

@@ -13,6 +13,8 @@ import yaml
 from rlhf_dist.config.diff import comparable, shaping
 from rlhf_dist.config.keys import named_sections, schema_keys
 from rlhf_dist.config.load import config_yaml
+from rlhf_dist.data.fingerprint import function_fingerprint, model_fingerprint, rows_fingerprints
+from rlhf_dist.data.functions import load_function
 from rlhf_dist.errors import UserError, one_line
 
 IDENTITY_FILE = "identity.json"
@@ -45,9 +47,6 @@ def identity_of(config: Any, data: Any, device: str) -> Identity:
         data: what it reads, a dataclass whose fields hold rows.
         device: what `run.device` means here.
     """
-    from rlhf_dist.data.fingerprint import function_fingerprint, model_fingerprint, rows_fingerprints
-    from rlhf_dist.data.functions import load_function
-
     everything = _flat(yaml.safe_load(config_yaml(config))) | {"run.device": device}
     content = {f"data, {name.replace('_', ' ')}": shown for name, shown in rows_fingerprints(data).items()}
     models: dict[str, str] = {}

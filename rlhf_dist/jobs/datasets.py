@@ -6,6 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from rlhf_dist.config.schema import ComparisonDataConfig, TextDataConfig
+from rlhf_dist.data.comparisons import load_comparisons
+from rlhf_dist.data.holdout import hold_out
+from rlhf_dist.data.pretraining import TextSampler, load_text
+from rlhf_dist.types import Comparisons
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -18,9 +22,6 @@ def pretraining_text(
     text: TextDataConfig, tokenizer: PreTrainedTokenizerBase, per_step: float, seed: int
 ) -> tuple[TextSampler, Demonstrations]:
     """The text that each step learns ``per_step`` examples of (at least one), and what is held out of it."""
-    from rlhf_dist.data.holdout import hold_out
-    from rlhf_dist.data.pretraining import TextSampler, load_text
-
     assert text.path is not None, "checked by validate"
     rows = load_text(text.path, text.split, tokenizer, text.max_tokens)
     if text.eval_path is not None:
@@ -32,8 +33,6 @@ def pretraining_text(
 
 def with_held_out(load: Callable[[str, str], Any], data: Any) -> tuple[Any, Any]:
     """Training and held-out rows: from two files, or the last rows of one."""
-    from rlhf_dist.data.holdout import hold_out
-
     rows = load(data.path, data.split)
     if data.eval_path is not None:
         return rows, load(data.eval_path, data.eval_split)
@@ -42,8 +41,6 @@ def with_held_out(load: Callable[[str, str], Any], data: Any) -> tuple[Any, Any]
 
 def comparisons(data: ComparisonDataConfig, tokenizer: PreTrainedTokenizerBase) -> tuple[Comparisons, Comparisons]:
     """Rankings to learn from, further ones included, and held-out ones."""
-    from rlhf_dist.data.comparisons import load_comparisons
-    from rlhf_dist.types import Comparisons
 
     def load(path: str, split: str) -> Comparisons:
         return load_comparisons(path, split, tokenizer, data.max_tokens, data.truncate)

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+import argparse
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from transformers.utils import logging
+
 from rlhf_dist.config.did_you_mean import suggest
 from rlhf_dist.config.roles import ACTOR
+from rlhf_dist.config.schema import ModelConfig
 from rlhf_dist.controller.checkpoints import damage
+from rlhf_dist.device import CPU
 from rlhf_dist.durable import PARTIAL, replace_folder, sync_tree
+from rlhf_dist.engine.fragments import Fragments
+from rlhf_dist.engine.role_state import AVERAGE, BUFFERS, MODEL, WEIGHTS, RoleState, fingerprint
 from rlhf_dist.errors import UserError
+from rlhf_dist.models.language import PolicyModel, ScalarModel, load_policy, load_scalar
+from rlhf_dist.weights.source import gathered_state_dict
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from rlhf_dist.engine.role_state import RoleState
+
+
+def run(options: argparse.Namespace) -> None:
+    """The command `export`, with the options of its command line. Prints where the model is."""
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    export(options.checkpoint, options.out, options.role, options.average, options.base, options.trust_remote_code)
+    print(options.out)
 
 
 def export(
@@ -42,7 +59,6 @@ def export(
     problem = damage(checkpoint)
     if problem is not None:
         raise UserError(f"{checkpoint} is no whole checkpoint: {problem}")
-    from rlhf_dist.engine.role_state import MODEL, RoleState
 
     state = RoleState.read(folder)
     if state.trust_remote_code and not trust_remote_code:
@@ -80,9 +96,6 @@ def _model(
     """A transformers model, perhaps without weights, and all of its weights by their names."""
     import torch
 
-    from rlhf_dist.engine.fragments import Fragments
-    from rlhf_dist.engine.role_state import AVERAGE, BUFFERS, WEIGHTS
-
     if average and not state.has_average:
         raise UserError(f"{folder} holds no average of the weights (ema_decay was 0)")
     learned = Fragments(folder, AVERAGE if average else WEIGHTS)
@@ -105,8 +118,6 @@ def _without_weights(folder: Path, state: RoleState, trust_remote_code: bool) ->
     import torch
     import transformers
 
-    from rlhf_dist.engine.role_state import MODEL
-
     try:
         config = transformers.AutoConfig.from_pretrained(folder / MODEL, trust_remote_code=trust_remote_code)
         dtype = next(iter(state.parameters.values()))[1]
@@ -123,12 +134,6 @@ def _adapted(
 ) -> tuple[Any, dict[str, Tensor]]:
     """The base with the adapter merged into it."""
     import torch
-
-    from rlhf_dist.config.schema import ModelConfig
-    from rlhf_dist.device import CPU
-    from rlhf_dist.engine.role_state import fingerprint
-    from rlhf_dist.models.language import PolicyModel, ScalarModel, load_policy, load_scalar
-    from rlhf_dist.weights.source import gathered_state_dict
 
     path = str(base or state.path)
     dtype = next(iter(state.parameters.values()))[1]

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from rlhf_dist.config.roles import JobConfig, RoleKind, job_roles
 from rlhf_dist.errors import MemoryRanOut, RunError
+from rlhf_dist.plan.check import make_plan
+from rlhf_dist.plan.loads import Hardware
 
 if TYPE_CHECKING:
     from rlhf_dist.device import Device
@@ -47,9 +49,6 @@ def _advice(config: JobConfig, device: Device, error: MemoryRanOut) -> str:
 
 def _planned_change(config: JobConfig, device: Device, total: int) -> str | None:
     """The planner's smallest change, where it has one: its estimate has proved too low, so it is asked for less."""
-    from rlhf_dist.plan.check import make_plan
-    from rlhf_dist.plan.loads import Hardware
-
     try:
         planned = max(load.total for load in make_plan(config, device, Hardware(1, 0, None)).loads)
         memory = int(_LESS * min(planned, total))

@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
+from rich.console import Console
+
 from rlhf_dist.config.schema import PPOConfig
+from rlhf_dist.device import planned, resolve
 from rlhf_dist.errors import ClusterError, UserError
+from rlhf_dist.plan.check import make_plan
+from rlhf_dist.plan.cost import Speeds
+from rlhf_dist.plan.job import load_job
+from rlhf_dist.plan.loads import Hardware
+from rlhf_dist.plan.show import show_plan, show_suggestions
+from rlhf_dist.plan.suggest import suggest_plans
 
 DEFAULT_DEVICE_GIB = 80.0
 SUGGESTIONS = 3
 _GIB = 2**30
+
+
+def run(options: argparse.Namespace) -> None:
+    """The command `plan`, with the options of its command line."""
+    run_plan(
+        options.config,
+        options.settings,
+        options.nodes,
+        options.devices_per_node,
+        options.device_memory,
+        options.suggest,
+    )
 
 
 def run_plan(
@@ -21,15 +43,6 @@ def run_plan(
         UserError: a mistake in the recipe or the options.
         ClusterError: it cannot work.
     """
-    from rich.console import Console
-
-    from rlhf_dist.device import planned, resolve
-    from rlhf_dist.plan.check import make_plan
-    from rlhf_dist.plan.cost import Speeds
-    from rlhf_dist.plan.job import load_job
-    from rlhf_dist.plan.loads import Hardware
-    from rlhf_dist.plan.show import show_plan, show_suggestions
-    from rlhf_dist.plan.suggest import suggest_plans
 
     if nodes < 1 or (devices_per_node or 0) < 0 or (memory_gib is not None and memory_gib <= 0):
         raise UserError("plan: --nodes, --devices-per-node and --device-memory must be above 0")

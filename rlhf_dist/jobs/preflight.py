@@ -9,6 +9,10 @@ from typing import TYPE_CHECKING
 
 from rlhf_dist.config.roles import JobConfig, job_roles
 from rlhf_dist.errors import ClusterError
+from rlhf_dist.plan.attention import costly_layouts
+from rlhf_dist.plan.check import make_plan
+from rlhf_dist.plan.loads import Hardware
+from rlhf_dist.plan.process import DRIVER_BYTES, ENGINE_BYTES, RAY_BYTES
 
 if TYPE_CHECKING:
     from rlhf_dist.device import Device
@@ -28,8 +32,6 @@ def preflight(config: JobConfig, device: Device) -> None:
     Raises:
         ClusterError: what does not fit, and the smallest change that makes it fit.
     """
-    from rlhf_dist.plan.attention import costly_layouts
-
     for cost in costly_layouts(config, device):
         print(f"note: {cost}", file=sys.stderr)
     if device.is_accelerator and not device.count():
@@ -39,8 +41,6 @@ def preflight(config: JobConfig, device: Device) -> None:
     memory = device.memory_bytes()
     if _all_small(config, device, memory):
         return
-    from rlhf_dist.plan.check import make_plan
-    from rlhf_dist.plan.loads import Hardware
 
     hardware = Hardware(_MANY, _MANY, memory) if device.is_accelerator else Hardware(1, 0, memory)
     try:
@@ -56,7 +56,6 @@ def preflight(config: JobConfig, device: Device) -> None:
 
 
 def _all_small(config: JobConfig, device: Device, memory: int) -> bool:
-    from rlhf_dist.plan.process import DRIVER_BYTES, ENGINE_BYTES, RAY_BYTES
 
     roles = job_roles(config)
     workers = [role.workers for role in roles]

@@ -1,0 +1,56 @@
+"""What a contributor meets first: the files are whole, and what they name is there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+TARGETS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_the_licence_is_the_whole_apache_licence() -> None:
+    text = (ROOT / "LICENSE").read_text()
+    assert text.lstrip().startswith("Apache License")
+    assert "END OF TERMS AND CONDITIONS" in text
+    assert 'license="Apache-2.0"' in (ROOT / "setup.py").read_text()
+
+
+def test_ci_runs_make_targets_that_exist_within_a_time_limit() -> None:
+    jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]
+    made = [
+        word
+        for job in jobs.values()
+        for step in job["steps"]
+        for word in re.findall(r"make (\S+)", step.get("run", ""))
+    ]
+    assert set(made) == {"lint", "test-fast", "test"}
+    assert set(made) <= set(TARGETS)
+    assert all(job["timeout-minutes"] <= 90 for job in jobs.values())
+
+
+@pytest.mark.parametrize("form", sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml")), ids=lambda path: path.stem)
+def test_issue_forms_have_what_they_need_to_be_shown(form: Path) -> None:
+    shown = yaml.safe_load(form.read_text())
+    assert {"name", "description", "body"} <= shown.keys()
+    assert all({"type", "attributes"} <= field.keys() for field in shown["body"])
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
+)
+def test_the_files_that_a_page_links_to_are_there(page: str) -> None:
+    here = ROOT / page
+    links = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", here.read_text())
+    missing = [link for link in links if not (here.parent / link).exists()]
+    assert not missing
+
+
+def test_what_contributing_and_architecture_name_as_files_is_there() -> None:
+    for page in ("CONTRIBUTING.md", "docs/architecture.md"):
+        named = set(re.findall(r"`([a-z_]+(?:/[a-z_]+)+\.(?:py|yaml))`", (ROOT / page).read_text()))
+        missing = [name for name in named if not any((ROOT / base / name).exists() for base in ("", "rlhf_dist"))]
+        assert not missing, page
