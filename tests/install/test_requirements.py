@@ -96,11 +96,11 @@ def test_make_passes_device_and_python_on_and_every_target_installs_first() -> N
 
 def test_processes_that_are_not_ours_never_meet_us(described: dict[str, Any], tmp_path: Path) -> None:
     """vLLM loads each plugin that any package of the environment declares, in each of its processes, whosever it is."""
-    assert described["name"] == "rlhf_dist" and not described.get("entry_points")
+    assert described["name"] == "rlhf_dist" and set(described["entry_points"]) == {"console_scripts"}
     made = [sys.executable, "setup.py", "--quiet", "egg_info", "--egg-base", str(tmp_path)]
     subprocess.run(made, cwd=ROOT, check=True, capture_output=True)
     (ours,) = importlib.metadata.distributions(path=[str(tmp_path)])
-    assert [entry.group for entry in ours.entry_points] == []
+    assert [(entry.group, entry.name) for entry in ours.entry_points] == [("console_scripts", "rlhf-dist")]
 
 
 def test_the_licence_travels_with_the_package(described: dict[str, Any]) -> None:
