@@ -1,10 +1,12 @@
 # make help lists what there is. Every target does the set-up it needs; with everything there, that takes no time.
 #   DEVICE=cpu|cuda|npu   the machine's kind (else it is detected)
 #   PYTHON=/path/to/it    the Python 3.10-3.12 to use (else the best one found)
+#   LOCKED=1              the exact versions of requirements/, as CI has them (else the newest that setup.py allows)
 
 SHELL := /bin/bash
 DEVICE ?= auto
 PYTHON ?=
+LOCKED ?=
 PY := .venv/bin/python
 TESTS ?= tests
 
@@ -17,7 +19,7 @@ help: ## this list
 install: ## .venv with all that this machine needs
 	@python="$(PYTHON)"; python="$${python:-$$(command -v python3 || command -v python)}"; \
 	if [ -z "$$python" ]; then echo "install: no Python on PATH: install Python 3.10, 3.11 or 3.12" >&2; exit 2; fi; \
-	"$$python" tools/install.py --device "$(DEVICE)" --python "$(PYTHON)"
+	"$$python" tools/install.py --device "$(DEVICE)" --python "$(PYTHON)" $(if $(filter-out 0,$(LOCKED)),--locked)
 
 demo: install ## the three steps on movie reviews, in minutes
 	@$(PY) -m demo.prepare

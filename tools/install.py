@@ -3,6 +3,9 @@
 
 It runs with whatever Python the system has, so it is plain, old Python without any package. It does nothing, at
 once, when everything is there: a stamp in .venv holds a hash of what was installed.
+
+What it installs is the newest that the ranges of setup.py allow; with --locked (make ... LOCKED=1), the exact versions
+of requirements/*.txt, as CI does.
 """
 
 import argparse
@@ -27,6 +30,7 @@ UNWANTED_ON_CPU = ("torchvision", "torchaudio", "torchcodec")
 NEEDS_GB = {"cpu": 4, "cuda": 20, "npu": 20}
 EXTRAS = "test,demo"
 DEVICES = ("cpu", "cuda", "npu")
+LOCKED_PYTHONS = ((3, 11), (3, 12))  # requirements/*.txt serve both
 
 _PROBE = "import sys, venv, ensurepip; print('%d.%d %s' % (sys.version_info[0], sys.version_info[1], sys.executable))"
 _NO_NETWORK = re.compile(
@@ -118,10 +122,21 @@ def resolve_device(name):
     return name
 
 
-def fingerprint(device):
+def lock_files(device):
+    """The files with the exact versions for a device and for the extras, counted from the repository's root."""
+    return [os.path.join("requirements", name + ".txt") for name in ["build", device] + EXTRAS.split(",")]
+
+
+def constraints(device):
+    """The options that make pip install those versions. The first file is for isolated builds: vllm's wants a torch."""
+    build, *others = lock_files(device)
+    return ["--build-constraint=" + build] + ["--constraint=" + file for file in others]
+
+
+def fingerprint(device, locked=False):
     """A hash of all that decides what is installed."""
     digest = hashlib.sha256(device.encode())
-    for name in ("setup.py", os.path.join("tools", "install.py")):
+    for name in ["setup.py", os.path.join("tools", "install.py")] + (lock_files(device) if locked else []):
         with open(os.path.join(ROOT, name), "rb") as file:
             digest.update(file.read())
     return digest.hexdigest()
@@ -130,18 +145,20 @@ def fingerprint(device):
 class Venv:
     """The virtual environment, its log and its stamp."""
 
-    def __init__(self, path):
+    def __init__(self, path, constraints=()):
+        """`constraints`: options of pip that say which versions everything installed has to have."""
         self.path = path
+        self.constraints = list(constraints)
         self.python = os.path.join(path, "bin", "python")
         self.log = os.path.join(path, "install.log")
         self.stamp = os.path.join(path, "installed")
 
-    def is_ready(self, wanted):
-        """Whether `wanted` (a line of the stamp) is installed here already."""
+    def is_ready(self, *wanted):
+        """Whether one of `wanted` (contents of the stamp) is installed here already."""
         if not os.path.exists(self.python) or not os.path.exists(self.stamp):
             return False
         with open(self.stamp) as file:
-            return file.read() == wanted
+            return file.read() in wanted
 
     def device(self):
         """The device it was made for, or None."""
@@ -167,7 +184,7 @@ class Venv:
     def pip(self, title, arguments, env=None):
         """Runs pip install with its chatter in the log. InstallError with the cause where it fails."""
         command = [self.python, "-m", "pip", "install", "--no-input", "--progress-bar", "off", "--retries", "2"]
-        self._run(title, command + arguments, env)
+        self._run(title, command + self.constraints + arguments, env)
 
     def _run(self, title, command, env=None):
         with open(self.log, "ab") as log:
@@ -283,19 +300,30 @@ def check_disk(path, device):
         raise InstallError(f"{free:.1f} GB free beside {path}, about {NEEDS_GB[device]} are needed")
 
 
-def install(device_name, python, path):
-    """Installs, unless it is done already."""
+def stamp_of(device, locked=False):
+    """What the stamp holds once everything for `device` is installed."""
+    return "{} {}{}\n".format(device, "locked " if locked else "", fingerprint(device, locked))
+
+
+def install(device_name, python, path, locked=False):
+    """Installs, unless it is done already. Exact versions also do where ranges are asked for."""
     started = time.time()
     device = resolve_device(device_name)
-    venv = Venv(path)
-    wanted = f"{device} {fingerprint(device)}\n"
-    if venv.is_ready(wanted):
+    wanted = stamp_of(device, locked)
+    if Venv(path).is_ready(wanted, stamp_of(device, locked=True)):
         return
     version, interpreter = choose_python(python)
+    if locked and version not in LOCKED_PYTHONS:
+        raise InstallError(
+            f"the exact versions in requirements/ are for Python {' and '.join(map(dotted, LOCKED_PYTHONS))}, "
+            f"not for {dotted(version)}: install without LOCKED=1, or name another Python"
+        )
     check_disk(path, device)
-    say(f"installing for {device} with Python {dotted(version)} into {os.path.relpath(path)}")
-    venv.make(interpreter, version, device)
-    venv.pip("pip", ["--upgrade", PIP])
+    exactly = ", the exact versions of requirements/," if locked else ""
+    say(f"installing for {device} with Python {dotted(version)}{exactly} into {os.path.relpath(path)}")
+    Venv(path).make(interpreter, version, device)
+    Venv(path).pip("pip", ["--upgrade", PIP])
+    venv = Venv(path, constraints(device) if locked else ())
     if device == "cpu":
         install_cpu(venv, version)
     elif device == "cuda":
@@ -312,10 +340,11 @@ def main():
     parser = argparse.ArgumentParser(description="Makes .venv and installs the package into it.")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or npu")
     parser.add_argument("--python", default="", help="the interpreter to use; else the best one found")
+    parser.add_argument("--locked", action="store_true", help="the exact versions of requirements/, as CI has them")
     parser.add_argument("--venv", default=os.path.join(ROOT, ".venv"))
     options = parser.parse_args()
     try:
-        install(options.device, options.python, os.path.abspath(options.venv))
+        install(options.device, options.python, os.path.abspath(options.venv), options.locked)
     except InstallError as error:
         sys.stderr.write(f"install: {error}\n")
         return 2
