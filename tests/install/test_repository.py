@@ -47,3 +47,27 @@ def test_what_contributing_and_architecture_name_as_files_is_there() -> None:
         named = set(re.findall(r"`([a-z_]+(?:/[a-z_]+)+\.(?:py|yaml))`", (ROOT / page).read_text()))
         missing = [name for name in named if not any((ROOT / base / name).exists() for base in ("", "rlhf_dist"))]
         assert not missing, page
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "npu"])
+def test_an_image_has_exact_versions_where_the_manifests_look_for_them_and_no_root(device: str) -> None:
+    lines = (ROOT / f"docker/{device}.Dockerfile").read_text().splitlines()
+    assert sum(f"tools/install.py --device {device} --locked" in line for line in lines) == 1
+    assert [line for line in lines if line.startswith("WORKDIR")] == ["WORKDIR /opt/rlhf_dist"]
+    assert [line for line in lines if line.startswith("USER")] == ["USER 10001"]
+    bases = [line for line in lines if line.startswith("FROM")]
+    assert len(bases) == 1 and ":" in bases[0] and "latest" not in bases[0]
+
+
+def test_no_image_carries_what_git_does_not() -> None:
+    ignored = {line.strip("/") for line in (ROOT / ".dockerignore").read_text().splitlines()}
+    assert ".git" in ignored
+    for line in (ROOT / ".gitignore").read_text().split():
+        assert line.strip("/") in {name.removeprefix("**/") for name in ignored}, line
+
+
+def test_the_checks_before_a_commit_are_those_of_make_lint() -> None:
+    (local,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    hooks = {" ".join(hook["entry"].split()[2:]).split(" --")[0] for hook in local["hooks"]}
+    linted = re.findall(r"\$\(PY\) -m (ruff \w+|mypy)", (ROOT / "Makefile").read_text())
+    assert local["repo"] == "local" and hooks == set(linted)
