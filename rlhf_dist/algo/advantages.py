@@ -107,6 +107,17 @@ def grpo_advantages(episodes: Episodes) -> tuple[Tensor, Tensor | None]:
     return torch.repeat_interleave((totals - mean) / (std + 1e-6), episodes.lengths), None
 
 
+def dr_grpo_advantages(episodes: Episodes) -> tuple[Tensor, Tensor | None]:
+    """Dr. GRPO (arXiv 2503.20783, section 3.2): the response's reward, less the mean of its group.
+
+    It is not divided by the group's standard deviation, which would weigh questions by how easy or hard they are. The
+    paper's other half, no division by the response's length, is `ppo.aggregation=constant`.
+    """
+    totals = sequence_sums(episodes.rewards, episodes.lengths)
+    mean, _ = group_means(totals, episodes.groups)
+    return torch.repeat_interleave(totals - mean, episodes.lengths), None
+
+
 def rloo_advantages(episodes: Episodes) -> tuple[Tensor, Tensor | None]:
     """Leave-one-out (arXiv 2402.14740, eq. 8): the response's reward, less the mean of the others of its group."""
     totals = sequence_sums(episodes.rewards, episodes.lengths)
@@ -129,6 +140,7 @@ def reinforce_pp_advantages(episodes: Episodes) -> tuple[Tensor, Tensor | None]:
 ESTIMATORS: dict[str, Estimator] = {
     "gae": gae_advantages,
     "grpo": grpo_advantages,
+    "dr_grpo": dr_grpo_advantages,
     "rloo": rloo_advantages,
     "reinforce++": reinforce_pp_advantages,
 }

@@ -28,6 +28,7 @@ class AdvantageEstimator:
 ADVANTAGE_ESTIMATORS = {
     "gae": AdvantageEstimator(needs_critic=True, whitens=True),
     "grpo": AdvantageEstimator(needs_groups=True),
+    "dr_grpo": AdvantageEstimator(needs_groups=True),
     "rloo": AdvantageEstimator(needs_groups=True),
     "reinforce++": AdvantageEstimator(whitens=True),
 }

@@ -167,7 +167,7 @@ class PPOAlgoConfig:
     prompts_per_step: int = 512
     minibatch_size: int = 64  # sequences of one optimizer step, over all workers
     epochs: int = 1
-    advantage: str = "gae"  # gae | grpo | rloo | reinforce++ | "package.module:function"
+    advantage: str = "gae"  # gae | grpo | dr_grpo | rloo | reinforce++ | "package.module:function"
     use_critic: Optional[bool] = None  # null: as the estimator needs; a function of your own gets values with true
     aggregation: str = "token-mean"  # token-mean | sequence-mean | constant: how tokens make a minibatch's loss
     clip: float = 0.2

@@ -95,6 +95,21 @@ def test_grpo_is_each_reward_in_standard_deviations_of_its_group(groups: list[li
 
 
 @given(groups_of_lengths, seeds)
+def test_dr_grpo_is_each_reward_less_the_mean_of_its_group(groups: list[list[int]], seed: int) -> None:
+    given_episodes = episodes(groups, seed)
+    advantages, returns = ESTIMATORS["dr_grpo"](given_episodes)
+    assert returns is None
+    totals = [sum(row) for row in per_row(given_episodes.rewards, given_episodes.lengths)]
+    wanted, place = [], 0
+    for group in groups:
+        mine = totals[place : place + len(group)]
+        for length, total in zip(group, mine, strict=True):
+            wanted += [total - statistics.fmean(mine)] * length
+        place += len(group)
+    close(advantages, wanted)
+
+
+@given(groups_of_lengths, seeds)
 def test_rloo_is_each_reward_less_the_mean_of_the_others(groups: list[list[int]], seed: int) -> None:
     given_episodes = episodes(groups, seed)
     advantages, returns = ESTIMATORS["rloo"](given_episodes)
