@@ -99,8 +99,7 @@ def _check_cluster_answers(address: str) -> None:
         return
     says = f"the Ray cluster at {address} asks for a token"
     needs_one = get_authentication_mode() == AuthenticationMode.TOKEN
-    has_one = AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True)
-    if needs_one and not has_one:  # Ray would abort the process
+    if needs_one and not _has_token():  # Ray would abort the process
         raise UserError(f"RAY_AUTH_MODE=token, and there is no token: {TOKEN_HELP}")
     try:
         call_with_deadline(lambda: GcsClient(address=address), ANSWER_TIMEOUT_S)
@@ -109,8 +108,17 @@ def _check_cluster_answers(address: str) -> None:
     except AuthenticationError as error:
         if needs_one:
             raise UserError(f"{says}, and this process has another one: {TOKEN_HELP}") from error
-        there = " (a token is there, the mode is not)" if has_one else ""
+        there = " (a token is there, the mode is not)" if _has_token() else ""
         raise UserError(f"{says}, and this process sends none{there}: {TOKEN_HELP}") from error
+
+
+def _has_token() -> bool:
+    """Whether Ray finds a token. Not to be asked where none is needed.
+
+    Once Ray has read one, it wants it from whoever calls this process, too. The head of a cluster without tokens cannot
+    give it: it would take the driver for dead, and end the run's workers.
+    """
+    return AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True)
 
 
 def _start_local(config: ClusterConfig, namespace: str) -> None:

@@ -91,7 +91,9 @@ def test_a_worker_takes_what_the_plan_says(tmp_path: Path) -> None:
     ]
     assert [rank.wait(timeout=240) for rank in ranks] == [0, 0]
     facts = policy_facts(role_of(str(tmp_path)).model, CPU.dtype("float32"))
-    plan = trained_footprint(facts, role_of(str(tmp_path)), BatchLimits(LENGTH, learned=ROWS, scored=ROWS), CPU)
+    plan = trained_footprint(
+        facts, role_of(str(tmp_path)), BatchLimits(LENGTH, train_sequences=ROWS, score_sequences=ROWS), CPU
+    )
     for rank in range(WORKERS):
         before, highest = json.loads((tmp_path / f"rank{rank}.json").read_text())
         measured, planned = highest - before, plan.total - TRAINER_BYTES
