@@ -43,16 +43,13 @@ def _ray_pids() -> list[str]:
 
 def test_a_launcher_runs_as_a_ray_job_on_the_cluster_that_is_there(place: Workplace, cluster: dict[str, str]) -> None:
     command = place.command("ppo", "job", "rollout.backend=hf", "ppo.steps=1", f"run.dir={place.root}/runs")
-    done = ray(
-        "job",
-        "submit",
-        "--address=http://127.0.0.1:8365",
-        "--",
-        *command,
-        env=cluster,
-        cwd=place.root,
-        timeout=600,
-    )
+    submit = ["job", "submit", "--address=http://127.0.0.1:8365", "--", *command]
+    deadline = time.monotonic() + 60
+    while True:  # `ray start` returns before the agent is there that jobs are handed to
+        done = ray(*submit, env=cluster, cwd=place.root, timeout=600)
+        if "No available agent to submit job" not in done.stderr + done.stdout or time.monotonic() > deadline:
+            break
+        time.sleep(1)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
     assert "step 1/1" in done.stdout
     assert (place.root / "runs/job/summary.json").exists()
