@@ -128,7 +128,7 @@ def main(argv: list[str]) -> int:
             "run.eval_every=0",
             "run.samples_every=0",
         ]
-        code = launch("ppo", [*job, *fixed], ROOT / "configs" / "ppo_llama.yaml")
+        code = launch("ppo", [*job, *fixed])
         if code != 0:
             return code
         run = Path(folder) / "throughput"

@@ -5,9 +5,8 @@ launch/sft_llama.py [--config FILE] [key=value ...]
 """
 
 import sys
-from pathlib import Path
 
 from rlhf_dist.main import launch
 
 if __name__ == "__main__":
-    sys.exit(launch("sft", sys.argv[1:], Path(__file__).resolve().parent.parent / "configs" / "sft_llama.yaml"))
+    sys.exit(launch("sft", sys.argv[1:]))

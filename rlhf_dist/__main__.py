@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from rlhf_dist.errors import ClusterError, UserError
-from rlhf_dist.main import JOBS, default_recipe, guarded, run
+from rlhf_dist.main import JOBS, launch
 
 
 class _Parser(argparse.ArgumentParser):
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     if words and words[0] in JOBS:
-        return guarded(lambda: run(words[0], words[1:], default_recipe(words[0])))
+        return launch(words[0], words[1:])
     try:
         options = _parser().parse_args(words)
         match options.command:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlhf_dist.main import default_recipe, run
+from rlhf_dist.controller.rundir import RunDir, read_jsonl
+from rlhf_dist.main import run
 
 Setting = str | int | float | bool | None | Sequence[str] | Sequence[float]
 
@@ -26,13 +27,12 @@ class Run:
     @property
     def metrics(self) -> list[dict[str, float]]:
         """One entry a step, as in metrics.jsonl."""
-        lines = (self.directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines]
+        return read_jsonl(RunDir(self.directory).metrics)
 
     @property
     def summary(self) -> dict[str, Any]:
         """The figures before and after, as in summary.json."""
-        summary: dict[str, Any] = json.loads((self.directory / "summary.json").read_text(encoding="utf-8"))
+        summary: dict[str, Any] = json.loads(RunDir(self.directory).summary.read_text(encoding="utf-8"))
         return summary
 
 
@@ -70,7 +70,7 @@ def ppo(recipe: str | Path | None = None, settings: Mapping[str, Setting] | None
 def _run(job: str, recipe: str | Path | None, settings: Mapping[str, Setting] | None) -> Run:
     words = [f"{key}={_text(value)}" for key, value in (settings or {}).items()]
     chosen = [] if recipe is None else ["--config", str(recipe)]
-    return Run(run(job, [*chosen, *words], default_recipe(job)))
+    return Run(run(job, [*chosen, *words]))
 
 
 def _text(value: Setting) -> str:

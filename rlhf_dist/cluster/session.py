@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import ray
 from ray._raylet import (  # type: ignore[attr-defined]
@@ -21,6 +19,7 @@ from ray.exceptions import AuthenticationError, RayError
 
 from rlhf_dist.cluster.failures import TOKEN_HELP, ray_failure
 from rlhf_dist.cluster.worker_memory import forget_memory
+from rlhf_dist.config.resolve import cluster_address
 from rlhf_dist.config.schema import ClusterConfig
 from rlhf_dist.data.functions import DeadlinePassed, call_with_deadline
 from rlhf_dist.errors import ClusterError, UserError
@@ -30,35 +29,22 @@ CONNECT_TIMEOUT_S = 10.0
 ANSWER_TIMEOUT_S = 60.0
 
 
-@dataclass(frozen=True)
-class Session:
-    """A connection to a cluster.
-
-    Attributes:
-        is_local: whether the cluster was started for this run, on this machine alone.
-    """
-
-    is_local: bool
-
-    @property
-    def listen_address(self) -> str | None:
-        """At which the run's workers shall listen for one another: the loopback, or None for each node's own."""
-        return LOOPBACK if self.is_local else None
-
-
 @contextmanager
-def ray_session(config: ClusterConfig, run: str) -> Iterator[Session]:
+def ray_session(config: ClusterConfig, run: str) -> Iterator[str | None]:
     """Connects to ``cluster.address``, else ``RAY_ADDRESS`` (a job has it set), else starts a local cluster.
 
     A cluster started here is stopped again at the end; one that was found is left running. What the run names there is
     in a namespace of its own, so that runs of the same name do not meet.
+
+    Yields the address at which the run's workers shall listen for one another: the loopback where the cluster is this
+    machine alone, else None, for each node's own.
 
     Raises:
         ClusterError: nothing answers at the address.
         UserError: the cluster asks for a token that this process does not have.
         RunError: Ray failed in a way that nobody has put into words before.
     """
-    address = config.address or os.environ.get("RAY_ADDRESS")
+    address = cluster_address(config)
     namespace = f"{run}-{uuid.uuid4().hex[:8]}"
     try:
         if address:
@@ -73,7 +59,7 @@ def ray_session(config: ClusterConfig, run: str) -> Iterator[Session]:
     except RayError as error:
         raise ray_failure(error, f"connecting to {address or 'a local cluster'}") from error
     try:
-        yield Session(is_local=not address)
+        yield None if address else LOOPBACK
     except RayError as error:
         raise ray_failure(error, "the Ray cluster") from error
     finally:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import copy
+import os
 from dataclasses import replace
 from typing import Literal, TypeVar
 
 from omegaconf import MISSING
 
 from rlhf_dist.config.algorithms import advantage_estimator
-from rlhf_dist.config.schema import DPOConfig, ModelRoleConfig, PPOConfig, RewardSourceConfig, TrainedRoleConfig
+from rlhf_dist.config.schema import (
+    ClusterConfig,
+    DPOConfig,
+    ModelRoleConfig,
+    PPOConfig,
+    RewardSourceConfig,
+    TrainedRoleConfig,
+)
 from rlhf_dist.device import Device
 
 Role = TypeVar("Role", bound=ModelRoleConfig)
@@ -21,6 +29,11 @@ def is_given(value: str | None) -> bool:
 
 
 MAIN_REWARD = "main"  # the section `reward`, among the names of the section `rewards`
+
+
+def cluster_address(cluster: ClusterConfig) -> str | None:
+    """The Ray cluster that a run connects to: `cluster.address`, or `RAY_ADDRESS`; None: it starts one of its own."""
+    return cluster.address or os.environ.get("RAY_ADDRESS") or None
 
 
 def reward_sources(config: PPOConfig) -> dict[str, RewardSourceConfig]:

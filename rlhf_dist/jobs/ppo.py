@@ -12,7 +12,6 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf_dist.algo.advantages import ESTIMATORS, Estimator
 from rlhf_dist.algo.minibatches import steps_per_batch
-from rlhf_dist.cluster.fork_server import ForkServer
 from rlhf_dist.cluster.group import Construction, WorkerGroup
 from rlhf_dist.cluster.roles import Actor, AdapterOff, Critic, Reference, Reward, Rollout
 from rlhf_dist.cluster.weight_sync import WeightSync
@@ -22,7 +21,6 @@ from rlhf_dist.config.schema import ModelRoleConfig, PPOAlgoConfig, PPOConfig, R
 from rlhf_dist.controller.parity import TOLERANCES
 from rlhf_dist.controller.ppo import PPO, PPORoles, RewardSource
 from rlhf_dist.controller.ppo_trainer import PPOData, PPOTrainer
-from rlhf_dist.controller.rundir import RunDir
 from rlhf_dist.controller.trainer import RunContext, Trainer
 from rlhf_dist.controller.turns import Environment
 from rlhf_dist.controller.user_estimator import UserEstimator
@@ -38,7 +36,7 @@ from rlhf_dist.engine.scalar import CriticEngine, RewardEngine
 from rlhf_dist.engine.text_reward import TextReward, TextScorer
 from rlhf_dist.errors import UserError
 from rlhf_dist.jobs.datasets import pretraining_text
-from rlhf_dist.jobs.run import Prepared, run_job
+from rlhf_dist.jobs.run import Prepared
 from rlhf_dist.plan.batch_limits import batch_limits
 from rlhf_dist.plan.facts import cache_elements
 from rlhf_dist.plan.pools import job_pools
@@ -47,12 +45,8 @@ from rlhf_dist.rollout.sampling import engine_seed
 from rlhf_dist.rollout.vllm_engine import VLLMEngine, engine_env
 
 
-def run(config: PPOConfig, forks: ForkServer | None) -> RunDir:
-    """Runs the job; see :func:`rlhf_dist.jobs.run.run_job`."""
-    return run_job(config, _prepare, forks)
-
-
-def _prepare(config: PPOConfig, device: Device) -> Prepared:
+def prepare(config: PPOConfig, device: Device) -> Prepared:
+    """Reads the job's data, for workers on ``device``; see :func:`rlhf_dist.jobs.run.run_job`."""
     pools = job_pools(config, device)
     data = _ppo_data(config)
     tolerance = config.weights.tolerance

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlhf_dist.config.resolve import cluster_address
 from rlhf_dist.config.roles import JobConfig, job_roles
 from rlhf_dist.errors import ClusterError
 from rlhf_dist.plan.attention import costly_layouts
@@ -36,7 +36,7 @@ def preflight(config: JobConfig, device: Device) -> None:
         print(f"note: {cost}", file=sys.stderr)
     if device.is_accelerator and not device.count():
         return
-    if not device.is_accelerator and (config.cluster.address or os.environ.get("RAY_ADDRESS")):
+    if not device.is_accelerator and cluster_address(config.cluster):
         return
     memory = device.memory_bytes()
     if _all_small(config, device, memory):

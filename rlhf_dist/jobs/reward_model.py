@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from rlhf_dist.cluster.fork_server import ForkServer
 from rlhf_dist.cluster.roles import TrainedReward
 from rlhf_dist.config.resolve import unsharded_alone
 from rlhf_dist.config.roles import REWARD
 from rlhf_dist.config.schema import RewardModelConfig
 from rlhf_dist.controller.reward_model import RewardData, RewardModelTrainer
-from rlhf_dist.controller.rundir import RunDir
 from rlhf_dist.controller.trainer import RunContext, Trainer
 from rlhf_dist.controller.view import REWARD_COLUMNS
 from rlhf_dist.data.demonstrations import load_demonstrations
@@ -17,16 +15,12 @@ from rlhf_dist.data.tokenizer import load_tokenizer
 from rlhf_dist.device import Device
 from rlhf_dist.engine.scalar import TrainedRewardEngine
 from rlhf_dist.jobs.datasets import comparisons
-from rlhf_dist.jobs.run import Prepared, build_models, run_job
+from rlhf_dist.jobs.run import Prepared, build_models
 from rlhf_dist.plan.pools import job_pools
 
 
-def run(config: RewardModelConfig, forks: ForkServer | None) -> RunDir:
-    """Runs the job; see :func:`rlhf_dist.jobs.run.run_job`."""
-    return run_job(config, _prepare, forks)
-
-
-def _prepare(config: RewardModelConfig, device: Device) -> Prepared:
+def prepare(config: RewardModelConfig, device: Device) -> Prepared:
+    """Reads the job's data, for workers on ``device``; see :func:`rlhf_dist.jobs.run.run_job`."""
     data, model = config.data, config.reward.model
     tokenizer = load_tokenizer(model.path, model.trust_remote_code)
     train, held_out = comparisons(data, tokenizer)

@@ -66,7 +66,7 @@ def run_job(config: C, prepare: Callable[[C, Device], Prepared], forks: ForkServ
         config: of the job, resolved and checked.
         prepare: reads its data, for workers on a device; called once the run's directory is owned, before anything is
             started.
-        forks: starts workers quickly, where that can be done.
+        forks: starts worker processes quickly; None: Ray starts them.
 
     Raises:
         UserError: a mistake in the configuration or the data, or the run's directory cannot be had.
@@ -113,12 +113,11 @@ def open_context(
         ) as view,
         _saved_at_the_end(Timer(directory.trace, on_phase=view.phase), start) as timer,
         # In this order: Ray takes SIGTERM for itself when it connects.
-        ray_session(cluster, run.name) as session,
+        ray_session(cluster, run.name) as listen_address,
         StopSignal(view.stopping) as stop,
         closing(RunGauges(run.name)) as gauges,
         closing(Placement(run.name, prepared.pools, device, cluster.placement_timeout_s)) as placement,
     ):
-        forking = forks if session.is_local and not device.is_accelerator else None
         yield RunContext(
             run,
             cluster,
@@ -129,8 +128,8 @@ def open_context(
             gauges,
             Scheduler(placement),
             identity,
-            session.listen_address,
-            forking,
+            listen_address,
+            forks,
         )
 
 

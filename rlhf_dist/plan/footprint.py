@@ -236,7 +236,7 @@ def _zero_buffers(facts: ModelFacts, role: ModelRoleConfig, device: Device, trai
         return (gathered + copies + (bucket if training else 0)) * facts.itemsize
     if not training or (role.zero_stage == 0 and facts.itemsize == _FLOAT32) or role.num_workers == 1:
         return 0
-    # One fills while the other is reduced; on a CPU, the other is gloo's copy.
+    # One fills while the other is reduced; on a CPU, the other is the flat copy that DeepSpeed reduces.
     buckets = 2 * bucket * facts.itemsize
     if role.zero_stage == 1 and facts.itemsize == _FLOAT32 and not device.is_accelerator:
         # The parameters' own gradients stay until the step, beside the worker's share of their mean.

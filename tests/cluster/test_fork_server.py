@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -46,7 +48,7 @@ def start(server: ForkServer, tmp_path: Path) -> Iterator[Callable[..., subproce
     started = []
 
     def start(*arguments: str, variable: str = "1") -> subprocess.Popen[str]:
-        command = [*server.py_executable.split(), str(script), *arguments]
+        command = [*shlex.split(server.py_executable), str(script), *arguments]
         env = {"OF_RAY": variable, "PATH": os.environ["PATH"]}
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path, env=env)
         started.append(process)
@@ -101,6 +103,14 @@ def test_a_client_that_goes_away_early_stops_nobody_else(start: Callable[..., su
     for _ in range(3):
         start("0").kill()
     assert told(start("0"))["arguments"] == ["0"]
+
+
+def test_a_client_that_says_nothing_is_given_up(
+    server: ForkServer, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.connect(shlex.split(server.py_executable)[-1])
+        assert told(start("0"))["arguments"] == ["0"]
 
 
 def test_without_a_server_the_client_says_so() -> None:

@@ -67,7 +67,7 @@ def test_a_line_that_is_more_than_a_name_and_a_version_is_refused(
         "torch>=2",
         "torch==2.13.0 --hash=sha256:0",
         "-e .",
-        "torch @ https://host/torch.whl",
+        "torch @ file:torch.whl",
         "torch==2.13.0+cpu",
     ]
     for line in foreign:
