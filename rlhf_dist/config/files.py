@@ -18,6 +18,7 @@ from rlhf_dist.errors import UserError
 
 BASE = "base"  # the key that names the file a recipe stands on
 _DEEPEST = 16  # levels of nesting; the schema has fewer, and an alias may point at its own parent
+_DEEPEST_YAML = 100
 _MOST_BYTES = 2**20  # of a file
 _MOST_VALUES = 10_000  # of a file, with what its aliases stand for: ten lines of them can stand for 10^10
 _NULL = "tag:yaml.org,2002:null"
@@ -61,8 +62,8 @@ def parse_value(text: str, name: str) -> Value:
     """
     where = f"{name}={shown(name, text)}: "
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, RecursionError) as error:
+        node = yaml.compose(text, Loader=_Loader)
+    except yaml.YAMLError as error:
         raise UserError(f"{where}cannot be read: {_problem(error)}") from error
     return None if node is None else _Reader("", where).value(node, where)
 
@@ -96,19 +97,35 @@ def _compose(path: Path, where: str, elsewhere: Iterable[Path]) -> yaml.Node | N
     if len(content) > _MOST_BYTES:
         raise UserError(f"{where}{path} has more than {_MOST_BYTES} bytes: it is no recipe")
     try:
-        return yaml.compose(text, Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, RecursionError) as error:
+        return yaml.compose(text, Loader=_Loader)
+    except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark is not None else ""
         raise UserError(f"{path}{line}: not valid YAML: {_problem(error)}") from error
 
 
 def _problem(error: Exception) -> str:
-    if isinstance(error, RecursionError):
-        return "it is nested too deeply"
     if isinstance(error, yaml.MarkedYAMLError):
         return " ".join(part for part in (error.context, error.problem) if part)
     return str(error).splitlines()[0]
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, which counts how deep it is.
+
+    It calls itself once a level. How many levels Python allows is a setting of the process that libraries raise.
+    """
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
+        """The node that comes next."""
+        self.depth += 1
+        if self.depth > _DEEPEST_YAML:
+            raise yaml.MarkedYAMLError(problem="it is nested too deeply", problem_mark=self.peek_event().start_mark)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
 class _Reader:
