@@ -6,7 +6,8 @@
 Each part is a process of its own with a deadline and a log; a part that fails or hangs takes no other with it, and one
 that the machine cannot run (a package is missing, a second card) is skipped and says so. At the end there is a table,
 and DIR/gpu-CARD.md and .json hold machine, versions, outcomes and figures. Exit code 0, 1 where a part failed, 2 where
-there is no CUDA device. `make test-gpu` installs everything first; this file needs nothing but Python, torch and what
+there is no CUDA device. With --parts, a page of the same machine and versions keeps what it says of the other parts,
+with their dates. `make test-gpu` installs everything first; this file needs nothing but Python, torch and what
 each part asks for, so it also runs on a machine that is reached by copying files.
 
 `--device cpu --tiny` runs the same parts without an accelerator, in their smallest size: the test of this program.
@@ -32,7 +33,7 @@ from xml.etree.ElementTree import ParseError
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.gpu_parts.report import Result, machine_lines, of_tests, page, slug, table  # noqa: E402
+from benchmarks.gpu_parts.report import Result, kept, machine_lines, of_tests, page, slug, table  # noqa: E402
 
 BASE = ("torch", "transformers", "omegaconf", "psutil")
 FACTS_S = 60.0
@@ -293,6 +294,10 @@ def write(options: argparse.Namespace, facts: dict[str, Any], results: list[Resu
     }
     options.out.mkdir(parents=True, exist_ok=True)
     name = options.out / f"gpu-{slug(facts, options.device)}"
+    for result in results:
+        result.made = f"{how['date']}, commit {how['commit']}"
+    results = results + kept(name.with_name(name.name + ".json"), facts, results)
+    results.sort(key=lambda result: [part.name for part in PARTS].index(result.part))
     everything = {**how, "machine": facts, "parts": [asdict(result) for result in results]}
     for suffix, text in ((".json", json.dumps(everything, indent=2) + "\n"), (".md", page(results, facts, how))):
         beside = name.with_name(name.name + suffix + ".new")

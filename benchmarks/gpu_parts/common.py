@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import shutil
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 GIB = 1 << 30
+_STARTED = time.monotonic()
 
 # Llamas by size: the first is Llama 3.2 1B's shape. All have one vocabulary, but for the one that tests take.
 SHAPES: dict[str, dict[str, int]] = {
@@ -51,18 +53,23 @@ class Findings:
     def figure(self, what: str, value: float, unit: str) -> None:
         """Notes a number, and shows it."""
         self.figures.append((what, float(value), unit))
-        print(f"{what}: {value:.6g} {unit}", flush=True)
+        say(f"{what}: {value:.6g} {unit}")
 
     def note(self, text: str) -> None:
         """Notes a sentence, and shows it."""
         self.notes.append(text)
-        print(text, flush=True)
+        say(text)
 
     def check(self, holds: bool, otherwise: str) -> None:
         """Notes a failure, where a promise does not hold; the part goes on."""
         if not holds:
             self.failures.append(otherwise)
-            print(f"FAILED: {otherwise}", flush=True)
+            say(f"FAILED: {otherwise}")
+
+
+def say(text: str) -> None:
+    """Prints a line, with the seconds since the process began to import this."""
+    print(f"[{time.monotonic() - _STARTED:5.1f} s] {text}", flush=True)
 
 
 @dataclass(frozen=True)
@@ -115,7 +122,7 @@ def run_part(main: Callable[[Settings, Findings], None]) -> int:
     if found.failures:
         outcome, reason = "failed", found.failures[0]
     options.json.write_text(json.dumps({"outcome": outcome, "reason": reason, **asdict(found)}))
-    print(f"{outcome}: {reason}" if reason else outcome, flush=True)
+    say(f"{outcome}: {reason}" if reason else outcome)
     return int(outcome == "failed")
 
 

@@ -15,7 +15,17 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.gpu_parts.common import GIB, ROOT, TRAINING_BYTES, Findings, Settings, made_model, run_part, used_bytes
+from benchmarks.gpu_parts.common import (
+    GIB,
+    ROOT,
+    TRAINING_BYTES,
+    Findings,
+    Settings,
+    made_model,
+    run_part,
+    say,
+    used_bytes,
+)
 from rlhf_dist.controller.parity import TOLERANCES
 
 STEPS = 3
@@ -101,14 +111,17 @@ def run_job(folder: Path, arguments: list[str]) -> tuple[int, str]:
     """Runs the job to its end; gives its exit code and what it printed. It is ended together with this process."""
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     command = [sys.executable, str(ROOT / "launch/ppo_llama.py"), *arguments]
-    print(" ".join(command), flush=True)
+    say(" ".join(command))
     job = subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     signal.signal(signal.SIGTERM, lambda *_: job.send_signal(signal.SIGINT))
-    output, _ = job.communicate()
-    print(output, flush=True)
-    return job.returncode, output
+    assert job.stdout is not None
+    output = []
+    for line in job.stdout:  # shown as it comes: the log tells how far a job was that had to be ended
+        say(line.rstrip())
+        output.append(line)
+    return job.wait(), "".join(output)
 
 
 def main(settings: Settings, found: Findings) -> None:

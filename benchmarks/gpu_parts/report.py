@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ class Result:
         log: file with all it printed; None where it was not started.
         figures: (what, value, unit).
         notes: sentences about how it was measured, and the tests that were skipped with their reasons.
+        made: when it ran, and of which commit.
     """
 
     part: str
@@ -30,6 +32,27 @@ class Result:
     log: str | None = None
     figures: list[tuple[str, float, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    made: str = ""
+
+
+def kept(earlier: Path, facts: dict[str, Any], now: list[Result]) -> list[Result]:
+    """What an earlier run on the same machine with the same versions found in the parts that did not run this time."""
+    try:
+        page = json.loads(earlier.read_text())
+        if not _alike(page["machine"], facts):
+            return []
+        return [Result(**part) for part in page["parts"] if part["part"] not in {result.part for result in now}]
+    except (OSError, ValueError, TypeError, KeyError):
+        return []
+
+
+def _alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two runs' facts are those of one kind of machine, with the same version of each package that both had."""
+    names = [[card["name"] for card in facts["cards"]] for facts in (one, other)]
+    both = one["versions"].keys() & other["versions"].keys()
+    return (one["processor"], names[0]) == (other["processor"], names[1]) and all(
+        one["versions"][package] == other["versions"][package] for package in both
+    )
 
 
 def of_tests(path: Path) -> dict[str, Any]:
@@ -96,6 +119,9 @@ def page(results: list[Result], facts: dict[str, Any], how: dict[str, str]) -> s
     lines = [f"# On {slug(facts, 'cpu').upper()}" if facts["cards"] else "# Without a CUDA device", ""]
     lines += [f"Made by `{how['command']}`, commit {how['commit']}, {how['date']}.", ""]
     lines += [f"- {line}" for line in machine_lines(facts)]
+    last = f"{how['date']}, commit {how['commit']}"
+    older = [f"{result.part} ({result.made})" for result in results if result.made not in ("", last)]
+    lines += [f"- Of an earlier run: {', '.join(older)}"] * bool(older)
     lines += ["", "| part | outcome | seconds | |", "|---|---|---|---|"]
     for result in results:
         log = f" (log: `{result.log}`)" if result.outcome == "failed" and result.log else ""

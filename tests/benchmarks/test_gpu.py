@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -178,6 +179,24 @@ def test_a_page_holds_the_machine_the_command_and_every_part() -> None:
         "| MFU of training | 41.5 | % |",
     ):
         assert part in text
+
+
+def test_a_page_keeps_the_parts_that_did_not_run_again_and_says_when_they_did(tmp_path: Path) -> None:
+    def write(facts: dict[str, Any], date: str, *results: Result) -> str:
+        options = argparse.Namespace(out=tmp_path, device="cuda")
+        monkey = pytest.MonkeyPatch()
+        with monkey.context() as patched:
+            patched.setattr(gpu, "commit", lambda: "abc")
+            patched.setattr(gpu.time, "strftime", lambda _: date)
+            gpu.write(options, facts, list(results), [])
+        return (tmp_path / "gpu-h100-80gb-hbm3.md").read_text()
+
+    write(FACTS, "2026-01-01", Result("kernels", "passed"), Result("mfu", "failed", "broken"))
+    text = write(FACTS | {"memory": 1}, "2026-01-02", Result("mfu", "passed", seconds=7.0))
+    assert "- Of an earlier run: kernels (2026-01-01, commit abc)" in text
+    assert "| kernels | passed |" in text and "| mfu | passed | 7.0 |" in text and "broken" not in text
+    text = write(FACTS | {"versions": {"torch": "3"}}, "2026-01-03", Result("mfu", "passed"))
+    assert "kernels" not in text, "figures of another torch are shown as this one's"
 
 
 def test_a_part_says_what_it_found_before_it_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,7 +94,7 @@ def test_the_head_and_its_gradient_are_the_cpus(device, rows) -> None:
     hidden, targets = torch.randn(rows, 32), torch.randint(0, 1000, (rows,))
     results = []
     for place in (torch.device("cpu"), device.torch_device()):
-        moved, states = head.to(place), hidden.to(place).requires_grad_()
+        moved, states = head.to(place), hidden.to(place, copy=True).requires_grad_()
         moved.zero_grad()
         logprobs, entropy = moved(states, targets.to(place), 0.7)
         (logprobs * weights(rows).to(place)).sum().backward()

@@ -137,8 +137,12 @@ def test_make_hands_on_that_exact_versions_are_wanted_and_ci_wants_them() -> Non
     def shown(*arguments: str) -> str:
         command = ["make", "-n", "install", *arguments]
         # A make that runs the tests hands its own LOCKED on in these.
-        alone = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKEOVERRIDES", "LOCKED")}
-        return subprocess.run(command, cwd=ROOT, env=alone, capture_output=True, text=True, check=True, timeout=30).stdout
+        alone = {
+            name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKEOVERRIDES", "LOCKED")
+        }
+        return subprocess.run(
+            command, cwd=ROOT, env=alone, capture_output=True, text=True, check=True, timeout=30
+        ).stdout
 
     assert "--locked" in shown("LOCKED=1")
     assert "--locked" not in shown() + shown("LOCKED=0")
