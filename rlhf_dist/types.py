@@ -212,6 +212,8 @@ class Experience(Ragged):
             advantage estimator needs no critic.
         source_scores: ``[B, S]`` float32, the score of each sequence by each of the S reward sources.
         scores: ``[B]`` float32, their weighted sum.
+        token_scores: ``[R]`` float32, the same by the response token that it is a score of: a sequence's sum up to its
+            score. The score of a whole response stands at its last token.
     """
 
     sequences: Sequences
@@ -220,6 +222,7 @@ class Experience(Ragged):
     values: Tensor | None
     source_scores: Tensor
     scores: Tensor
+    token_scores: Tensor
 
     _layout: ClassVar = {
         "logprobs": "response_lengths",
@@ -227,12 +230,13 @@ class Experience(Ragged):
         "values": "response_lengths",
         "source_scores": "row",
         "scores": "row",
+        "token_scores": "response_lengths",
     }
 
     def __post_init__(self) -> None:
         size = int(self.response_lengths.sum())
-        _check("logprobs", self.logprobs, size)
-        _check("ref_logprobs", self.ref_logprobs, size)
+        for name in ("logprobs", "ref_logprobs", "token_scores"):
+            _check(name, getattr(self, name), size)
         if self.values is not None:
             _check("values", self.values, size)
         _check("scores", self.scores, len(self))

@@ -54,7 +54,7 @@ def make_experience(sizes: list[tuple[int, int]]) -> Experience:
     per_token = numbered(int(sequences.response_lengths.sum())).float()
     scores = numbered(len(sizes)).float()
     by_source = torch.stack([scores, scores * 0], dim=1)
-    return Experience(sequences, per_token, per_token + 0.25, per_token + 0.5, by_source, scores)
+    return Experience(sequences, per_token, per_token + 0.25, per_token + 0.5, by_source, scores, per_token + 0.75)
 
 
 def make_policy_batch(sizes: list[tuple[int, int]]) -> PolicyBatch:

@@ -30,8 +30,8 @@ R = TypeVar("R")
 class ScoringEngine(Protocol):
     """What the engines of all reward sources have in common."""
 
-    def scores(self, sequences: Sequences) -> Tensor:
-        """This worker's rows' scores, float32."""
+    def token_scores(self, sequences: Sequences) -> Tensor:
+        """This worker's rows' scores by response token, flat, float32; that of a whole response at its last token."""
         ...
 
 
@@ -136,11 +136,11 @@ class Critic(TrainedModel):
 
 
 class Reward(Role):
-    """What scores whole responses: a frozen reward model, or a function."""
+    """What scores responses: a frozen reward model, a function or an endpoint."""
 
-    def scores(self, sequences: Sequences) -> Call[Tensor]:
-        """``[B]`` float32."""
-        return self._scatter(ScoringEngine.scores, sequences, sequences.lengths, torch.ones_like(sequences.lengths))
+    def token_scores(self, sequences: Sequences) -> Call[Tensor]:
+        """``[R]`` float32, the scores of a response by its tokens; that of the whole at its last one."""
+        return self._scatter(ScoringEngine.token_scores, sequences, sequences.lengths, sequences.response_lengths)
 
 
 class TrainedReward(TrainedModel):

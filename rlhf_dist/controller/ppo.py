@@ -178,18 +178,22 @@ class PPO:
             logprobs = calls.add(roles.actor.logprobs(sequences))
             reference = calls.add(roles.reference.logprobs(sequences))
             values = calls.add(critic.values(sequences)) if critic is not None else None
-            scores = [calls.add(source.role.scores(sequences)) for source in roles.rewards]
-        by_source, weighted = self._weigh(sequences, [score.value for score in scores])
+            scores = [calls.add(source.role.token_scores(sequences)) for source in roles.rewards]
+        weighed = self._weigh(sequences, [score.value for score in scores])
         return Experience(
-            sequences, logprobs.value, reference.value, None if values is None else values.value, by_source, weighted
+            sequences, logprobs.value, reference.value, None if values is None else values.value, *weighed
         )
 
-    def _weigh(self, sequences: Sequences, scores: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """The scores ``[B]`` of each of the S sources as one ``[B, S]``, and their weighted sum ``[B]``.
+    def _weigh(self, sequences: Sequences, token_scores: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """From the scores ``[R]`` of each of the S sources those of whole responses ``[B, S]``, and the weighted sums.
+
+        Returns:
+            ``[B, S]``; the sum over the sources, by their weights, of responses ``[B]`` and of tokens ``[R]``.
 
         Raises:
             RunError: a score is NaN or infinite.
         """
+        scores = [sequence_sums(given, sequences.response_lengths) for given in token_scores]
         for source, given in zip(self.roles.rewards, scores, strict=True):
             bad = torch.nonzero(~torch.isfinite(given)).flatten().tolist()
             if bad:
@@ -198,22 +202,22 @@ class PPO:
                     f"{source.name} of {len(bad)} of {len(sequences)} samples is not finite: sample {row}, "
                     f"score {float(given[row])}, tokens {sequences.response_lists()[row]}"
                 )
-        by_source = torch.stack(scores, dim=1)
-        return by_source, by_source @ torch.tensor([source.weight for source in self.roles.rewards])
+        by_source, weights = torch.stack(scores, dim=1), torch.tensor([source.weight for source in self.roles.rewards])
+        return by_source, by_source @ weights, torch.stack(token_scores, dim=1) @ weights
 
     def rewards(self, experience: Experience) -> tuple[Tensor, Tensor]:
         """Rewards ``[R]``, and the KL's k1 estimate ``[R]`` (nats, 0 where masked), of every response token."""
         ppo, sequences = self.config.ppo, experience.sequences
-        scores = experience.scores
+        scores, lengths = experience.token_scores, sequences.response_lengths
         if ppo.normalize_scores:
-            self.moments.update(scores)
-            scores = self.moments.normalize(scores)
+            self.moments.update(experience.scores)
+            scores = self.moments.normalize(scores, lengths)
         scores = clip_scores(scores, ppo.score_clip)
-        scores = penalize_missing_eos(scores, sequences.finished, ppo.missing_eos_penalty)
+        scores = penalize_missing_eos(scores, lengths, sequences.finished, ppo.missing_eos_penalty)
         penalty = torch.zeros_like(experience.logprobs)
         if ppo.kl.place == "reward":
             penalty = self.kl.coef * KL_ESTIMATORS[ppo.kl.estimator](experience.logprobs, experience.ref_logprobs)
-        rewards = shape_rewards(scores, penalty, sequences.response_lengths, sequences.loss_mask)
+        rewards = shape_rewards(scores, penalty, lengths, sequences.loss_mask)
         if ppo.whiten_rewards:
             rewards = _whiten_sampled(rewards, sequences.loss_mask, shift_mean=False)
         return rewards, self.token_kl(experience)

@@ -95,14 +95,26 @@ class RewardEngine(RoleEngine):
         model = load_scalar(config.model, device)
         self.runner = make_forward_engine(model, device, config)
 
-    def scores(self, sequences: Sequences) -> Tensor:
-        """This worker's rows' scores, float32: the output at each sequence's last token."""
-        return self.runner.map(
-            sequences,
-            sequences.lengths,
-            torch.ones_like(sequences.lengths),
-            lambda micro: _last_token_scores(self.runner, micro.tokens, micro.lengths),
-        )
+    def token_scores(self, sequences: Sequences) -> Tensor:
+        """This worker's rows' scores by response token, flat, float32: the output where :meth:`scored` says, else 0."""
+        return self.runner.map(sequences, sequences.lengths, sequences.response_lengths, self._token_scores)
+
+    def scored(self, sequences: Sequences) -> tuple[Tensor, Tensor]:
+        """Which response tokens have a score: the last one of each.
+
+        Returns:
+            ``[N]`` rows and ``[N]`` places within the row's response, int64.
+        """
+        return torch.arange(len(sequences)), sequences.response_lengths - 1
+
+    def _token_scores(self, micro: Sequences) -> Tensor:
+        rows, places = self.scored(micro)
+        laid = self.runner.lay_out(micro.tokens, micro.lengths)
+        scores = self.runner.forward_module(laid, rows, micro.prompt_lengths[rows] + places)
+        starts = torch.cumsum(micro.response_lengths, 0) - micro.response_lengths
+        flat = torch.zeros(int(micro.response_lengths.sum()))
+        flat[starts[rows] + places] = scores.float().cpu()
+        return flat
 
 
 class TrainedRewardEngine(TrainedRoleEngine):

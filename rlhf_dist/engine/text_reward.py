@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from rlhf_dist.algo.rewards import at_last_tokens
 from rlhf_dist.data.tokenizer import load_tokenizer
 from rlhf_dist.errors import RunError
 from rlhf_dist.models.layout import balanced_shards
@@ -42,8 +43,8 @@ class TextReward:
         self.scorer, self.tokenizer = scorer, load_tokenizer(tokenizer_path, trust_remote_code)
         self.rank, self.world = rank, world
 
-    def scores(self, sequences: Sequences) -> Tensor:
-        """This worker's rows' scores, float32.
+    def token_scores(self, sequences: Sequences) -> Tensor:
+        """This worker's rows' scores, each at its response's last token, flat, float32.
 
         Raises:
             RunError: the scorer failed, gave another number of scores, or one that is no finite number; the text
@@ -55,14 +56,15 @@ class TextReward:
         decode = self.tokenizer.batch_decode
         prompts = decode(mine.prompt_lists(), skip_special_tokens=True)
         responses = decode(mine.response_lists(), skip_special_tokens=True)
-        return torch.tensor(check_scores(self.scorer, prompts, responses))
+        scores = torch.tensor(check_scores(self.scorer, prompts, responses))
+        return at_last_tokens(scores, mine.response_lengths)
 
     def reside(self, to: Residency) -> None:
         """It holds nothing on a device."""
 
 
 def check_scores(scorer: TextScorer, prompts: list[str], responses: list[str]) -> list[float]:
-    """The scorer's answer as finite floats, one a response. RunError as in :meth:`TextReward.scores`."""
+    """The scorer's answer as finite floats, one a response. RunError as in :meth:`TextReward.token_scores`."""
     scores = list(scorer.score(prompts, responses))
     if len(scores) != len(responses):
         raise RunError(

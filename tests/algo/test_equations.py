@@ -15,6 +15,7 @@ from rlhf_dist.algo.losses import dpo_loss, ppo_policy_loss, ppo_value_loss, ran
 from rlhf_dist.algo.minibatches import minibatch_plan, steps_per_batch
 from rlhf_dist.algo.rewards import (
     RunningMoments,
+    at_last_tokens,
     clip_scores,
     penalize_missing_eos,
     sequence_sums,
@@ -97,19 +98,34 @@ def test_rewards_are_the_kl_share_of_each_token_and_the_score_on_the_last(
         token[-1] += score
         wanted += token
     everything = torch.ones(sum(lengths), dtype=torch.bool)
-    rewards = shape_rewards(scores, beta * k1(logprobs, reference), torch.tensor(lengths), everything)
+    scored = at_last_tokens(scores, torch.tensor(lengths))
+    rewards = shape_rewards(scored, beta * k1(logprobs, reference), torch.tensor(lengths), everything)
     close(rewards, wanted)
     close(sequence_sums(rewards, torch.tensor(lengths)), [sum(part) for part in rows(rewards, lengths)])
 
 
 def test_a_cut_off_response_pays_the_penalty_and_a_finished_one_does_not() -> None:
-    close(penalize_missing_eos(torch.tensor([1.0, 1.0]), torch.tensor([True, False]), 0.75), [1.0, 0.25])
+    scores, lengths, finished = torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.tensor([2, 2]), torch.tensor([True, False])
+    close(penalize_missing_eos(scores, lengths, finished, 0.75), [1.0, 2.0, 3.0, 3.25])
 
 
 def test_scores_are_clipped_on_both_sides_and_not_at_all_at_zero() -> None:
     scores = torch.tensor([-7.0, 0.5, 7.0])
     close(clip_scores(scores, 5.0), [-5.0, 0.5, 5.0])
     close(clip_scores(scores, 0.0), [-7.0, 0.5, 7.0])
+
+
+@given(ragged, seeds)
+def test_normalized_scores_of_a_response_sum_to_its_own_less_the_mean_in_deviations(
+    lengths: list[int], seed: int
+) -> None:
+    torch.manual_seed(seed)
+    scores, moments = torch.randn(sum(lengths)), RunningMoments()
+    moments.update(torch.tensor([1.0, 4.0, 7.0]))
+    normalized = rows(moments.normalize(scores, torch.tensor(lengths)), lengths)
+    for ours, given_row in zip(normalized, rows(scores, lengths), strict=True):
+        assert sum(ours) == pytest.approx((sum(given_row) - 4.0) / math.sqrt(6), abs=1e-4)
+        assert ours[:-1] == pytest.approx([score / math.sqrt(6) for score in given_row[:-1]], abs=1e-4)
 
 
 @given(st.lists(st.lists(st.floats(-50, 50), min_size=1, max_size=8), min_size=1, max_size=5))

@@ -205,15 +205,19 @@ def test_aggregated_losses_equal_means_taken_one_by_one(groups: list[list[int]],
 
 
 @given(groups_of_lengths, seeds)
-def test_the_score_stands_on_the_last_token_that_the_policy_sampled(groups: list[list[int]], seed: int) -> None:
+def test_a_score_stands_on_the_last_token_up_to_its_own_that_the_policy_sampled(
+    groups: list[list[int]], seed: int
+) -> None:
     given_episodes = episodes(groups, seed)
     lengths, mask = given_episodes.lengths, given_episodes.mask
-    penalty, scores = torch.rand(int(lengths.sum())), torch.randn(lengths.numel())
+    penalty, scores = torch.rand(int(lengths.sum())), torch.randn(int(lengths.sum()))
     wanted: list[float] = []
-    for row, kept, score in zip(per_row(penalty, lengths), per_row(mask, lengths), scores.tolist(), strict=True):
+    for row, kept, scored in zip(*(per_row(x, lengths) for x in (penalty, mask, scores)), strict=True):
         rewards = [-p if keep else 0.0 for p, keep in zip(row, kept, strict=True)]
-        if any(kept):
-            rewards[max(t for t, keep in enumerate(kept) if keep)] += score
+        for place, score in enumerate(scored):
+            sampled = [t for t, keep in enumerate(kept) if keep and t <= place]
+            if sampled:
+                rewards[sampled[-1]] += score
         wanted += rewards
     close(shape_rewards(scores, penalty, lengths, mask), wanted)
 

@@ -32,7 +32,7 @@ WORKERS = 2
 
 
 class Scorer:
-    """One worker of any of the roles: what it answers are its rows' tokens, or their lengths."""
+    """One worker of any of the roles: what it answers are its rows' tokens."""
 
     def __init__(self, rank: int) -> None:
         self.rank = rank
@@ -44,10 +44,7 @@ class Scorer:
         mine = self._mine(sequences)
         return mine.tokens[mine.response_index].float()
 
-    values = logprobs
-
-    def scores(self, sequences: Sequences) -> Tensor:
-        return self._mine(sequences).lengths.float()
+    values = token_scores = logprobs
 
     def train(self, batch: PolicyBatch | ValueBatch, *_: Any) -> int:
         return len(batch)
@@ -89,15 +86,14 @@ def test_a_steps_batches_are_put_into_the_object_store_once_each(
         actor.logprobs(sequences),
         reference.logprobs(sequences),
         critic.values(sequences),
-        reward.scores(sequences),
+        reward.token_scores(sequences),
     )
     with scheduler.together(60.0) as together:
         results = [together.add(call) for call in asked]
     logprobs, ref_logprobs, values, scores = [result.value for result in results]
     assert put == ["Sequences"]
     expected = sequences.tokens[sequences.response_index].float()
-    assert all(torch.equal(answer, expected) for answer in (logprobs, ref_logprobs, values))
-    assert torch.equal(scores, sequences.lengths.float())
+    assert all(torch.equal(answer, expected) for answer in (logprobs, ref_logprobs, values, scores))
 
     put.clear()
     policy = PolicyBatch(sequences, logprobs, ref_logprobs, values, torch.ones_like(values))

@@ -40,7 +40,7 @@ def ppo(verify_every: int, engines: torch.Tensor = ENGINES) -> PPO:
         actor=SimpleNamespace(logprobs=lambda _: ACTOR),
         reference=SimpleNamespace(logprobs=lambda _: ACTOR),
         critic=None,
-        rewards=(RewardSource("reward", 1.0, SimpleNamespace(scores=lambda _: torch.zeros(2))),),  # type: ignore[arg-type]
+        rewards=(RewardSource("reward", 1.0, SimpleNamespace(token_scores=lambda _: torch.zeros(2))),),  # type: ignore[arg-type]
         scheduler=SimpleNamespace(run=lambda call, timeout_s: call, together=together),
     )
 

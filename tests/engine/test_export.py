@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import AutoModelForCausalLM
 
 from rlhf_dist.__main__ import main
@@ -172,4 +173,7 @@ def test_a_model_with_code_of_its_own_is_saved_and_exported_with_it(
     (tmp_path / "long.py").write_text("def score(prompts, responses):\n    return [1.0 for r in responses]\n")
     scorer = FunctionScorer(f"{tmp_path / 'long.py'}:score", timeout_s=5.0)
     reward = TextReward(scorer, str(tmp_path / "out"), True, rank=0, world=1)
-    assert reward.tokenizer.own and reward.scores(sequences()).tolist() == [1.0] * 5
+    given = sequences()
+    assert reward.tokenizer.own
+    scores = torch.split(reward.token_scores(given), given.response_lengths.tolist())
+    assert [row.tolist() for row in scores] == [[0.0] * (len(row) - 1) + [1.0] for row in scores]
