@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGETS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
 
 
 def test_ci_runs_make_targets_that_exist_within_a_time_limit() -> None:
@@ -32,14 +34,48 @@ def test_issue_forms_have_what_they_need_to_be_shown(form: Path) -> None:
     assert all({"type", "attributes"} <= field.keys() for field in shown["body"])
 
 
-@pytest.mark.parametrize(
-    "page", ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
-)
+@pytest.mark.parametrize("page", PAGES)
 def test_the_files_that_a_page_links_to_are_there(page: str) -> None:
     here = ROOT / page
     links = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", here.read_text())
     missing = [link for link in links if not (here.parent / link).exists()]
     assert not missing
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub gives a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_headings_that_a_page_links_to_are_there(page: str) -> None:
+    here = ROOT / page
+    links = re.findall(r"\]\(([^)#:\s]*)#([^)]+)\)", here.read_text())
+    assert not [
+        f"{name}#{anchor}" for name, anchor in links if anchor not in anchors(here.parent / name if name else here)
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_tests_that_a_page_names_are_there(page: str) -> None:
+    text = (ROOT / page).read_text()
+    assert not [name for name in set(re.findall(r"tests/[\w/]+\.(?:py|json)", text)) if not (ROOT / name).is_file()]
+    sources = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    assert not [name for name in set(re.findall(r"\btest_\w+(?!\w*\.py)\b", text)) if not named(name, sources)]
+
+
+def named(name: str, sources: str) -> bool:
+    """Whether ``name`` is a test, or the name of a file of tests without its suffix."""
+    return f"def {name}(" in sources or any((ROOT / "tests").rglob(f"{name}.py"))
+
+
+@pytest.mark.parametrize("figure", sorted(path.name for path in (ROOT / "docs").glob("*.svg")))
+def test_a_figure_is_well_formed_and_readable_on_light_and_on_dark_pages(figure: str) -> None:
+    source = (ROOT / "docs" / figure).read_text()
+    root = ElementTree.fromstring(source)
+    assert root.find("{*}title") is not None
+    assert "prefers-color-scheme: dark" in source
 
 
 def test_what_contributing_and_architecture_name_as_files_is_there() -> None:
