@@ -59,7 +59,7 @@ def open_engine(settings: Settings, folder: Path, load: Load) -> Any:
         from rlhf_dist.rollout.vllm_engine import VLLMEngine, engine_env
 
         os.environ.update(engine_env(device))
-        return VLLMEngine(model, rollout, device, [], beside=1)
+        return VLLMEngine(model, rollout, device, [], colocated_roles=1)
     from rlhf_dist.rollout.hf_engine import HFEngine
 
     return HFEngine(model, rollout, device, [])
