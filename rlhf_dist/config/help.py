@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import shutil
 import textwrap
 from pathlib import Path
@@ -62,4 +63,6 @@ def _yaml(value: Any) -> str:
     """A default as a user would write it."""
     if value is None:
         return "null"
+    if isinstance(value, str) and not value.isprintable():
+        return json.dumps(value)
     return str(value).lower() if isinstance(value, bool) else str(value)

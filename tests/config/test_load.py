@@ -5,10 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from rlhf_dist.config.help import help_text
 from rlhf_dist.config.load import config_yaml, load_config
 from rlhf_dist.config.resolve import is_given
 from rlhf_dist.config.schema import PPOConfig, SFTConfig
@@ -256,6 +258,17 @@ def test_help_lists_every_key_and_ends_well(recipe: Path, capsys: pytest.Capture
     assert "  run.tensorboard  (bool, default true)" in text
     assert "  actor.optim.betas  ([float, ...], default [0.9, 0.95])" in text
     assert "  cluster.env  ([text, ...], default [])" in text
+
+
+@dataclass
+class Printed:
+    """A configuration."""
+
+    separator: str = "\n\n"  # what stands between
+
+
+def test_help_writes_a_default_with_line_breaks_as_a_recipe_would() -> None:
+    assert '  separator  (text, default "\\n\\n")  what stands between' in help_text(Printed, Path("r.yaml"))
 
 
 def test_the_configuration_needs_none_of_the_heavy_libraries() -> None:
