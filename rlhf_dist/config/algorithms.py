@@ -17,19 +17,22 @@ class AdvantageEstimator:
         needs_critic: whether it computes with a critic's values; a critic is started where `ppo.use_critic` is null.
         needs_groups: whether it compares the responses to one prompt, so that one response is not enough.
         whitens: whether its advantages are whitened over the step where `ppo.whiten_advantages` is null.
+        sums_rewards: whether all tokens of a response get the same advantage, by the sum of its rewards: which of its
+            steps earned what is lost.
     """
 
     needs_critic: bool = False
     needs_groups: bool = False
     whitens: bool = False
+    sums_rewards: bool = False
 
 
 #: The choices of `ppo.advantage`; the functions are `rlhf_dist.algo.advantages.ESTIMATORS`.
 ADVANTAGE_ESTIMATORS = {
     "gae": AdvantageEstimator(needs_critic=True, whitens=True),
-    "grpo": AdvantageEstimator(needs_groups=True),
-    "dr_grpo": AdvantageEstimator(needs_groups=True),
-    "rloo": AdvantageEstimator(needs_groups=True),
+    "grpo": AdvantageEstimator(needs_groups=True, sums_rewards=True),
+    "dr_grpo": AdvantageEstimator(needs_groups=True, sums_rewards=True),
+    "rloo": AdvantageEstimator(needs_groups=True, sums_rewards=True),
     "reinforce++": AdvantageEstimator(whitens=True),
 }
 

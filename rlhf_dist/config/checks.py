@@ -46,6 +46,7 @@ DTYPES = ("auto", "float32", "bfloat16")
 SCHEDULES = ("constant", "cosine")
 KL_CONTROLLERS = ("fixed", "adaptive")
 BACKENDS = ("vllm", "hf")
+REWARD_KINDS = ("outcome", "process")
 STRATEGIES = ("pack", "spread", "strict_pack", "strict_spread")
 TRANSPORTS = ("auto", "collective", "shared", "host")
 TRAIN_ENGINES = ("auto", "torch", "zero")
@@ -125,6 +126,8 @@ def check_frozen(role: str, group: FrozenRoleConfig) -> None:
         check_count(f"{role}.endpoint_retries", group.endpoint_retries, 0)
         if not math.isfinite(group.weight):
             raise UserError(f"{role}.weight={group.weight}: expected a number")
+        _choice(f"{role}.kind", group.kind, REWARD_KINDS)
+        _check_separator(f"{role}.step_separator", group.step_separator)
 
 
 def check_rollout(rollout: RolloutConfig) -> None:
@@ -226,6 +229,16 @@ def _check_role(role: str, group: ModelRoleConfig) -> None:
     check_count(f"{role}.micro_batch_tokens", group.micro_batch_tokens)
     check_count(f"{role}.micro_batch_sequences", group.micro_batch_sequences, 0)
     _choice(f"{role}.layout", group.layout, ("auto", *LAYOUTS))
+
+
+def _check_separator(name: str, separator: str) -> None:
+    if not separator:
+        raise UserError(f"{name} is empty: expected the text that ends a step")
+    if "\\n" in separator:
+        raise UserError(
+            f"{name} holds a backslash and an n, where a line break is meant: write $'\\n' in a shell, "
+            '"\\n" in a recipe'
+        )
 
 
 def _check_workers(role: str, group: WorkerConfig) -> None:

@@ -97,6 +97,8 @@ class FrozenRoleConfig(ModelRoleConfig):
 class RewardSourceConfig(FrozenRoleConfig):
     """What scores a response: a reward model, a function or an HTTP endpoint."""
 
+    kind: str = "outcome"  # outcome: one score for the whole response | process: the model scores each of its steps
+    step_separator: str = "\n\n"  # text that ends a step, for kind=process; the last step ends with the response
     weight: float = 1.0  # of its score in the sum, where there are several (section rewards)
     function: Optional[str] = None  # "package.module:function" or "path/file.py:function"; replaces the model
     function_timeout_s: float = 60.0

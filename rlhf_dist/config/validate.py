@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from rlhf_dist import device
 from rlhf_dist.config import checks
-from rlhf_dist.config.algorithms import advantage_estimator
+from rlhf_dist.config.algorithms import ADVANTAGE_ESTIMATORS, advantage_estimator
 from rlhf_dist.config.keys import schema_keys
 from rlhf_dist.config.model_files import check_context, check_same_tokens
 from rlhf_dist.config.parsing import shared_groups
@@ -67,6 +67,7 @@ def validate_ppo(config: PPOConfig, check_paths: bool = True) -> None:
     _check_function("judge", config.judge)
     _check_batches(config)
     _check_algorithm(config)
+    _check_steps(config)
     _check_text(config.pretrain, "ppo.pretrain_coef", config.ppo.pretrain_coef, check_paths)
     _check_block_size(config)
     _check_placement(config)
@@ -165,6 +166,11 @@ def _check_source(key: str, source: RewardSourceConfig) -> None:
         raise UserError(f"{both} are both given: set one of them to null")
     if not named:
         raise UserError(f"{key}: nothing scores: set {key}.model.path, {key}.function or {key}.endpoint")
+    if source.kind == "process" and not uses_model(source):
+        (given_key,) = named
+        raise UserError(
+            f"{key}.kind=process: a model scores steps, and {given_key} whole responses: set {key}.kind to outcome"
+        )
     _check_function(f"{key}.function", source.function)
     if source.endpoint is not None:
         _check_endpoint(key, source.endpoint, source.endpoint_token_env)
@@ -242,6 +248,18 @@ def _check_algorithm(config: PPOConfig) -> None:
         raise UserError(
             f"rollout.temperature={rollout.temperature} with top_p or top_k: vLLM does not tell the log-probabilities "
             "before top-p and top-k at another temperature than 1; set it to 1, or rollout.backend=hf"
+        )
+
+
+def _check_steps(config: PPOConfig) -> None:
+    """The scores of a response's steps are of use to the estimator."""
+    stepwise = [name for name, source in reward_sources(config).items() if source.kind == "process"]
+    if stepwise and advantage_estimator(config.ppo.advantage).sums_rewards:
+        others = [name for name, other in ADVANTAGE_ESTIMATORS.items() if not other.sums_rewards]
+        raise UserError(
+            f"ppo.advantage={config.ppo.advantage} gives all tokens of a response the same advantage, so that the "
+            f"scores of its steps ({reward_section(stepwise[0])}.kind=process) would be lost: set it to "
+            f"{', '.join(others)} or a function of yours"
         )
 
 

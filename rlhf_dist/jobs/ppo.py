@@ -32,6 +32,7 @@ from rlhf_dist.device import Device
 from rlhf_dist.engine.function_reward import FunctionScorer
 from rlhf_dist.engine.http_reward import HTTPScorer
 from rlhf_dist.engine.policy import ActorEngine, ReferenceEngine
+from rlhf_dist.engine.process_reward import ProcessRewardEngine
 from rlhf_dist.engine.scalar import CriticEngine, RewardEngine
 from rlhf_dist.engine.text_reward import TextReward, TextScorer
 from rlhf_dist.errors import UserError
@@ -146,14 +147,17 @@ def _ppo_roles(config: PPOConfig, context: RunContext, device: Device, stop_toke
 
 
 def _scorers(config: PPOConfig, source: RewardSourceConfig, group: WorkerGroup) -> Construction:
+    tokenizer = config.actor.model.path, config.actor.model.trust_remote_code
     if uses_model(source):
-        arguments = (unsharded_alone(source, group.device), group.device)
+        arguments = unsharded_alone(source, group.device), group.device
+        if source.kind == "process":
+            return Construction(group, ProcessRewardEngine, lambda _: (*arguments, *tokenizer), collective=True)
         return Construction(group, RewardEngine, lambda _: arguments, collective=True)
-    scorer, model = partial(_text_scorer, source, _token(source)), config.actor.model
+    scorer = partial(_text_scorer, source, _token(source))
     return Construction(
         group,
         lambda *args: TextReward(scorer(), *args),
-        lambda rank: (model.path, model.trust_remote_code, rank, group.size),
+        lambda rank: (*tokenizer, rank, group.size),
         collective=False,
     )
 

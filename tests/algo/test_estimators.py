@@ -166,6 +166,19 @@ def test_an_estimator_needs_a_critic_just_where_the_configuration_starts_one(nam
         assert ESTIMATORS[name](without)[0].shape == (2,)
 
 
+@pytest.mark.parametrize("name", sorted(ESTIMATORS))
+def test_an_estimator_sees_where_in_a_response_a_reward_stands_unless_the_configuration_says_otherwise(
+    name: str,
+) -> None:
+    def advantages(*rewards: float) -> list[float]:
+        mask, lengths = torch.ones(6, dtype=torch.bool), torch.tensor([3, 3])
+        flat, groups = torch.tensor([*rewards, 0.0, 0.0, 0.5]), torch.tensor([0, 0])
+        return ESTIMATORS[name](Episodes(flat, lengths, mask, groups, torch.zeros(6), 1.0, 0.95))[0].tolist()
+
+    same = advantages(1.0, 0.0, 0.0) == pytest.approx(advantages(0.0, 0.0, 1.0))
+    assert same == algorithms.ADVANTAGE_ESTIMATORS[name].sums_rewards
+
+
 @pytest.mark.parametrize(
     ("key", "names"),
     [

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from omegaconf import MISSING
 
+from rlhf_dist.config.algorithms import ADVANTAGE_ESTIMATORS, AdvantageEstimator
 from rlhf_dist.config.load import config_yaml, load_config
 from rlhf_dist.config.resolve import resolve_ppo
 from rlhf_dist.config.schema import PPOConfig
@@ -42,7 +43,7 @@ def test_sources_come_from_the_recipe_and_from_the_command_line(tmp_path: Path) 
 
 
 def test_the_configuration_of_a_run_reads_back_as_it_was(tmp_path: Path) -> None:
-    config = load(tmp_path, "rewards.polite.function=a.b:f")
+    config = load(tmp_path, "rewards.polite.function=a.b:f", "reward.kind=process", "reward.step_separator= \n")
     file = tmp_path / "again.yaml"
     file.write_text(config_yaml(config))
     assert load_config(PPOConfig, ["--config", str(file)], file) == config
@@ -60,6 +61,8 @@ def test_the_configuration_of_a_run_reads_back_as_it_was(tmp_path: Path) -> None
         ("rewards.polite.endpoint=ftp://x/y", "rewards.polite.endpoint=ftp://x/y: expected an http or https URL"),
         ("rewards.polite.endpoint=https://me:word@x/", "a name or password in the URL would be shown"),
         ("reward.endpoint=http://x/", "reward.endpoint=http://x/ and reward.model.path=w are both given"),
+        ("rewards.safe.kind=proces", "rewards.safe.kind=proces: expected outcome, process (did you mean process?)"),
+        ("reward.step_separator=\\n", "reward.step_separator holds a backslash and an n, where a line break is meant"),
     ],
 )
 def test_a_mistake_in_a_source_is_one_line_with_its_key(tmp_path: Path, setting: str, said: str) -> None:
@@ -91,3 +94,37 @@ def test_a_token_that_no_header_can_carry_is_refused_without_being_shown(
     assert "s3cr" not in said and "\n" not in said
     monkeypatch.setenv("REWARD_TOKEN", " s3cret\n")  # as `$(cat file)` does not leave it, and a mounted secret does
     load(tmp_path, *settings)
+
+
+@pytest.mark.parametrize("given", ["function=a.b:f", "endpoint=https://x/"])
+def test_only_a_model_scores_steps(tmp_path: Path, given: str) -> None:
+    said = refusal(tmp_path, "rewards.far.kind=process", f"rewards.far.{given}")
+    key = given.partition("=")[0]
+    assert said == (
+        f"rewards.far.kind=process: a model scores steps, and rewards.far.{key} whole responses: "
+        "set rewards.far.kind to outcome"
+    )
+
+
+def test_a_separator_is_a_text_of_any_kind_but_an_empty_one(tmp_path: Path) -> None:
+    assert load(tmp_path).reward.step_separator == "\n\n"
+    recipe = 'reward: {kind: process, step_separator: "\\n"}\n'
+    assert load(tmp_path, recipe=recipe).reward.step_separator == "\n"
+    assert load(tmp_path, "reward.step_separator= ", "reward.kind=process").reward.step_separator == " "
+    said = refusal(tmp_path, recipe='reward: {step_separator: ""}\n')
+    assert said == "reward.step_separator is empty: expected the text that ends a step"
+
+
+@pytest.mark.parametrize(("name", "facts"), ADVANTAGE_ESTIMATORS.items())
+def test_steps_are_scored_only_for_an_estimator_that_keeps_their_scores_apart(
+    tmp_path: Path, name: str, facts: AdvantageEstimator
+) -> None:
+    settings = [f"ppo.advantage={name}", "rollout.samples_per_prompt=2"]
+    load(tmp_path, *settings)
+    settings += ["rewards.steps.model.path=s", "rewards.steps.kind=process"]
+    if not facts.sums_rewards:
+        load(tmp_path, *settings)
+        return
+    said = refusal(tmp_path, *settings)
+    assert said.startswith(f"ppo.advantage={name} gives all tokens of a response the same advantage")
+    assert "(rewards.steps.kind=process) would be lost: set it to gae, reinforce++ or a function" in said
