@@ -31,7 +31,7 @@ from tests.tiny import VOCABULARY, write_model, write_reward_model
 
 TOLERANCE = 1e-5  # relative, of the norm of all gradients (of all weights) together, in float32
 TEMPERATURE = 0.8
-OBJECTIVE = PolicyObjective(0.2, 0.3, kl_coef=0.1, kl_estimator="k2", pretrain_coef=0.5)
+OBJECTIVE = PolicyObjective(0.2, 0.3, "token-mean", horizon=1, kl_coef=0.1, kl_estimator="k2", pretrain_coef=0.5)
 VALUE_CLIP = 0.2
 LEARNING_RATE, EPSILON = 1e-3, 1e-3  # an epsilon of Adam's that keeps tiny gradients from deciding a sign
 PROMPTS, RESPONSES = [3, 1, 2, 7, 1, 4, 2], [4, 1, 6, 2, 11, 1, 5]

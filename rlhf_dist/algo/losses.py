@@ -28,11 +28,11 @@ class PolicyObjective:
 
     clip_low: float
     clip_high: float
-    aggregation: str = "token-mean"
-    horizon: int = 1
-    kl_coef: float = 0.0
-    kl_estimator: str = "k2"
-    pretrain_coef: float = 0.0
+    aggregation: str
+    horizon: int
+    kl_coef: float
+    kl_estimator: str
+    pretrain_coef: float
 
 
 def ppo_policy_loss(

@@ -14,6 +14,7 @@ class AdvantageEstimator:
     """What is special about an advantage estimator. A function of the user's own has none of it by default.
 
     Attributes:
+        title: what it is, in a few words.
         needs_critic: whether it computes with a critic's values; a critic is started where `ppo.use_critic` is null.
         needs_groups: whether it compares the responses to one prompt, so that one response is not enough.
         whitens: whether its advantages are whitened over the step where `ppo.whiten_advantages` is null.
@@ -21,6 +22,7 @@ class AdvantageEstimator:
             steps earned what is lost.
     """
 
+    title: str = ""
     needs_critic: bool = False
     needs_groups: bool = False
     whitens: bool = False
@@ -29,29 +31,53 @@ class AdvantageEstimator:
 
 #: The choices of `ppo.advantage`; the functions are `rlhf_dist.algo.advantages.ESTIMATORS`.
 ADVANTAGE_ESTIMATORS = {
-    "gae": AdvantageEstimator(needs_critic=True, whitens=True),
-    "grpo": AdvantageEstimator(needs_groups=True, sums_rewards=True),
-    "dr_grpo": AdvantageEstimator(needs_groups=True, sums_rewards=True),
-    "rloo": AdvantageEstimator(needs_groups=True, sums_rewards=True),
-    "reinforce++": AdvantageEstimator(whitens=True),
+    "gae": AdvantageEstimator("generalized advantage estimation, with a critic", needs_critic=True, whitens=True),
+    "grpo": AdvantageEstimator(
+        "a response's reward less the mean of its prompt's responses, over their standard deviation",
+        needs_groups=True,
+        sums_rewards=True,
+    ),
+    "dr_grpo": AdvantageEstimator(
+        "as grpo, not divided by the standard deviation", needs_groups=True, sums_rewards=True
+    ),
+    "rloo": AdvantageEstimator(
+        "a response's reward less the mean of its prompt's others", needs_groups=True, sums_rewards=True
+    ),
+    "reinforce++": AdvantageEstimator("the discounted rewards from each token on", whitens=True),
 }
 
-#: The choices of `ppo.aggregation`, see `rlhf_dist.algo.aggregation`.
-AGGREGATIONS = ("token-mean", "sequence-mean", "constant")
+#: The choices of `ppo.aggregation` with their meanings, see `rlhf_dist.algo.aggregation`.
+AGGREGATIONS = {
+    "token-mean": "over tokens",
+    "sequence-mean": "over each sequence's tokens, then over sequences",
+    "constant": "summed, over sequences * rollout.max_response_tokens",
+}
 
-#: The choices of `ppo.rollout_correction`, see `rlhf_dist.algo.mismatch`.
-CORRECTIONS = ("off", "truncate", "mask")
+#: The choices of `ppo.rollout_correction` with their meanings, see `rlhf_dist.algo.mismatch`.
+CORRECTIONS = {
+    "off": "none",
+    "truncate": "tokens are weighted by the ratio, at most by rollout_cap",
+    "mask": "tokens with a ratio above rollout_cap or below 1 / rollout_cap are left out",
+}
 
-#: The choices of `ppo.kl.estimator`; the functions are `rlhf_dist.algo.kl.ESTIMATORS`.
-KL_ESTIMATORS = ("k1", "k2", "k3")
+#: The choices of `ppo.kl.estimator` with their meanings; the functions are `rlhf_dist.algo.kl.ESTIMATORS`.
+KL_ESTIMATORS = {
+    "k1": "log-ratio; not for the loss",
+    "k2": "half its square",
+    "k3": "GRPO's, never negative",
+}
 
 #: Those of them that can be a loss (`ppo.kl.place=loss`). k1's gradient is that of the log-probability itself, whose
 #: mean is 0: it does not pull to the reference. k2's gradient on samples of the policy is that of the KL; k3's is that
 #: of the reverse one (and GRPO's choice).
 KL_LOSS_ESTIMATORS = ("k2", "k3")
 
-#: The layouts of a batch, see `rlhf_dist.models.layout`; `auto` chooses among them.
-LAYOUTS = ("right", "left", "packed")
+#: The layouts of a batch with their meanings, see `rlhf_dist.models.layout`; `auto` chooses among them.
+LAYOUTS = {
+    "right": "padded on the right",
+    "left": "padded on the left",
+    "packed": "without padding",
+}
 
 
 def advantage_estimator(name: str) -> AdvantageEstimator:

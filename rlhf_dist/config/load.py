@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -13,10 +12,11 @@ from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rlhf_dist.config import secrets
+from rlhf_dist.config.checks import check_values
 from rlhf_dist.config.did_you_mean import did_you_mean, near_keys
 from rlhf_dist.config.files import Setting, Value, parse_value, read_recipe
 from rlhf_dist.config.help import help_text
-from rlhf_dist.config.keys import Key, named_sections, schema_keys, schema_sections
+from rlhf_dist.config.keys import Key, is_missing, named_sections, schema_keys, schema_sections, value_of
 from rlhf_dist.errors import UserError
 
 C = TypeVar("C")
@@ -38,7 +38,7 @@ def load_config(kind: type[C], argv: Sequence[str], default_file: Path) -> C:
         default_file: the recipe where `--config` names none.
 
     Raises:
-        UserError: an unknown key, a value of the wrong type, a file that is missing or not YAML.
+        UserError: an unknown key, a value of the wrong type or out of its range, a file that is missing or not YAML.
         SystemExit: code 0, after `--help` was printed.
     """
     line = _parse(argv)
@@ -49,7 +49,9 @@ def load_config(kind: type[C], argv: Sequence[str], default_file: Path) -> C:
     mentioned = [setting.key for setting in settings] + [text.partition("=")[0] for text in line.overrides]
     keys = schema_keys(kind, mentioned)
     settings += [_from_command_line(text, keys) for text in line.overrides]
-    return _build(kind, keys, schema_sections(kind, mentioned=mentioned), settings)
+    config = _build(kind, keys, schema_sections(kind, mentioned), settings)
+    check_values(config, {setting.key: setting.where for setting in settings})
+    return config
 
 
 def config_yaml(config: object) -> str:
@@ -109,11 +111,11 @@ def _from_command_line(text: str, keys: dict[str, Key]) -> Setting:
     return Setting(name, None if value == "null" else value, "")
 
 
-def _build(kind: type[C], keys: dict[str, Key], sections: dict[str, type], settings: list[Setting]) -> C:
+def _build(kind: type[C], keys: dict[str, Key], sections: Collection[str], settings: list[Setting]) -> C:
     config = OmegaConf.structured(kind)
     for section, part in named_sections(kind).items():
         for name in {key.split(".")[1]: None for key in keys if key.startswith(f"{section}.")}:
-            config[section][name] = OmegaConf.structured(part)
+            config[section][name] = OmegaConf.structured(part.kind)
     for setting in settings:
         _apply(config, sections, keys, setting)
     missing = OmegaConf.missing_keys(config)
@@ -121,30 +123,26 @@ def _build(kind: type[C], keys: dict[str, Key], sections: dict[str, type], setti
         OmegaConf.update(config, name, "")
     result = OmegaConf.to_object(config)
     for name in missing:
-        *above, leaf = name.split(".")
-        setattr(functools.reduce(_child, above, result), leaf, MISSING)
+        above, _, leaf = name.rpartition(".")
+        setattr(value_of(result, above), leaf, MISSING)
     return cast(C, result)
 
 
-def _child(node: Any, name: str) -> Any:
-    return node[name] if isinstance(node, dict) else getattr(node, name)
-
-
-def _apply(config: DictConfig, sections: dict[str, type], keys: dict[str, Key], setting: Setting) -> None:
+def _apply(config: DictConfig, sections: Collection[str], keys: dict[str, Key], setting: Setting) -> None:
     if setting.key not in keys:
         _check_section(sections, keys, setting)
         return
     key = keys[setting.key]
-    value = None if setting.value == MISSING else setting.value
+    value = None if is_missing(setting.value) else setting.value
     shown = f"{setting.where}{setting.key}={_shown(secrets.shown(setting.key, value))}"
     texts = value if isinstance(value, list) else [value]
     if any(text is not None and "${" in text for text in texts):
         raise UserError(f"{shown}: ${{...}} is not looked up here; write the value itself")
-    if value is None and not key.optional and key.required:
+    if value is None and not key.optional and not key.has_default:
         value = MISSING
     elif key.base is bool and value is not None and str(value).lower() not in _BOOLEANS:
         raise UserError(f"{shown}: expected {key.expected}")
-    elif key.default in ("true", "false"):  # a choice that has true and false in it, as YAML writes them
+    elif "true" in key.facts.choices:  # as YAML writes it, where it is one choice of several
         value = _BOOLEANS.get(str(value).lower(), value)
     try:
         OmegaConf.update(config, setting.key, value)
@@ -165,7 +163,7 @@ def _is_no_amount(value: Any) -> bool:
     return isinstance(value, int) and abs(value) > _MOST
 
 
-def _check_section(sections: dict[str, type], keys: dict[str, Key], setting: Setting) -> None:
+def _check_section(sections: Collection[str], keys: dict[str, Key], setting: Setting) -> None:
     """Passes for an empty section of a file; an unknown key is a UserError."""
     if setting.key not in sections:
         raise UserError(f"{setting.where}unknown key {setting.key}{did_you_mean(near_keys(setting.key, keys))}")

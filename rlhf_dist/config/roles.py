@@ -1,7 +1,7 @@
 """The roles of a job: one row for each, made of a resolved configuration.
 
 Validation, placement, the planner, the checks before a launch and the wiring of a job read the same rows. A new role is
-a section in `schema.py`, a row here, and what the wiring binds to it.
+a section in `schema/`, a row here, and what the wiring binds to it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Finds the combinations that cannot work, before anything is started. Each ends in one line with the key.
 
-What a single key may be (ranges, choices) stands in `checks.py`; here is what several keys must be together, and
-what must be on the disk.
+What a single key may be (ranges, choices, simple forms) stands in the schema, and `checks.py` holds values to it. Here
+is what several keys must be together, what a text must be that has no simple form, and what must be on the disk.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import re
 from urllib.parse import urlsplit
 
 from rlhf_dist import device
-from rlhf_dist.config import checks
-from rlhf_dist.config.algorithms import ADVANTAGE_ESTIMATORS, advantage_estimator
-from rlhf_dist.config.keys import schema_keys
+from rlhf_dist.config.algorithms import ADVANTAGE_ESTIMATORS, KL_LOSS_ESTIMATORS, advantage_estimator
+from rlhf_dist.config.checks import check_values
+from rlhf_dist.config.keys import schema_keys, value_of
 from rlhf_dist.config.model_files import check_context, check_same_tokens
-from rlhf_dist.config.parsing import shared_groups
+from rlhf_dist.config.parsing import port_range, shared_groups
 from rlhf_dist.config.paths import check_data_path, check_model_path
 from rlhf_dist.config.resolve import MAIN_REWARD, is_given, reward_sources, uses_model
 from rlhf_dist.config.roles import ACTOR, ROLLOUT, JobConfig, declared_roles, job_roles, reward_section
@@ -23,20 +23,18 @@ from rlhf_dist.config.schema import (
     ComparisonDataConfig,
     DemonstrationDataConfig,
     DPOConfig,
-    FrozenRoleConfig,
     PPOConfig,
     PromptDataConfig,
     RewardModelConfig,
     RewardSourceConfig,
-    RolloutConfig,
+    RunConfig,
     SFTConfig,
     TextDataConfig,
     TrainedRoleConfig,
 )
-from rlhf_dist.config.secrets import check_unmasked, masked_url, shown
+from rlhf_dist.config.secrets import check_environment, check_unmasked, environment, masked_url, shown
 from rlhf_dist.errors import UserError
 
-_FUNCTION = re.compile(r".+:[^\W\d]\w*(\.[^\W\d]\w*)*")  # "module:name" or "file.py:name"
 _TOKEN = re.compile(r"[!-~]+")  # a header carries further ones, but no bearer token has them (RFC 6750, section 2.1)
 _CPU_BLOCK = 32  # vLLM's attention on CPU wants whole blocks of this many tokens
 _SOURCE_NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -53,18 +51,10 @@ def validate_ppo(config: PPOConfig, check_paths: bool = True) -> None:
     Raises:
         UserError: the first thing that is wrong.
     """
-    _require(config, set() if uses_model(config.reward) else {"reward.model.path"})
-    checks.check_text(config.pretrain)
-    checks.check_run(config.run)
-    checks.check_cluster(config.cluster, check_paths)
-    checks.check_count("data.eval_count", config.data.eval_count)
+    _check_alone(config, check_paths)
     _check_reward_names(config)
-    _check_roles(config)
-    checks.check_weights(config.weights)
-    checks.check_ppo(config.ppo)
     for name, source in reward_sources(config).items():
         _check_source(reward_section(name), source)
-    _check_function("judge", config.judge)
     _check_batches(config)
     _check_algorithm(config)
     _check_steps(config)
@@ -82,14 +72,8 @@ def validate_ppo(config: PPOConfig, check_paths: bool = True) -> None:
 
 def validate_sft(config: SFTConfig, check_paths: bool = True) -> None:
     """The same as :func:`validate_ppo`, for step 1."""
-    _require(config, set())
-    checks.check_run(config.run)
-    checks.check_cluster(config.cluster, check_paths)
-    _check_roles(config)
-    checks.check_supervised("sft", config.sft)
-    checks.check_text(config.pretrain)
+    _check_alone(config, check_paths)
     _check_text(config.pretrain, "sft.pretrain_share", config.sft.pretrain_share, check_paths)
-    checks.check_examples(config.data)
     if check_paths:
         _check_models(config, {"data.max_tokens": config.data.max_tokens})
         _check_data(config.data)
@@ -97,12 +81,7 @@ def validate_sft(config: SFTConfig, check_paths: bool = True) -> None:
 
 def validate_reward(config: RewardModelConfig, check_paths: bool = True) -> None:
     """The same as :func:`validate_ppo`, for step 2."""
-    _require(config, set())
-    checks.check_run(config.run)
-    checks.check_cluster(config.cluster, check_paths)
-    _check_roles(config)
-    checks.check_supervised("training", config.training)
-    checks.check_examples(config.data)
+    _check_alone(config, check_paths)
     if check_paths:
         _check_models(config, {"data.max_tokens": config.data.max_tokens})
         _check_comparisons(config.data)
@@ -112,34 +91,52 @@ def validate_reward(config: RewardModelConfig, check_paths: bool = True) -> None
 
 def validate_dpo(config: DPOConfig, check_paths: bool = True) -> None:
     """The same as :func:`validate_ppo`, for DPO, as `resolve_dpo` made it."""
-    _require(config, set())
-    checks.check_run(config.run)
-    checks.check_cluster(config.cluster, check_paths)
-    _check_roles(config)
-    checks.check_supervised("dpo", config.dpo)
+    _check_alone(config, check_paths)
     _role_groups(config)
-    checks.check_examples(config.data)
     if check_paths:
         _check_models(config, {"data.max_tokens": config.data.max_tokens})
         _check_comparisons(config.data)
 
 
-def _require(config: object, except_for: set[str]) -> None:
-    for name, key in schema_keys(type(config)).items():
-        if key.required and name not in except_for and not is_given(checks.value_of(config, name)):
-            what = f" ({key.comment})" if key.comment else ""
-            raise UserError(f"{name} is not set{what}: give {name}=VALUE, or set it in the recipe")
+def _check_alone(config: JobConfig, here: bool) -> None:
+    """What every job has: keys that must be set, their values, and the sections of the run, the cluster and the roles.
 
-
-def _check_roles(config: JobConfig) -> None:
-    """The sections of all roles, each by itself."""
+    Args:
+        here: take the variables that the cluster's section names from this process' environment, too.
+    """
+    _require(config)
+    check_values(config)
+    _check_run(config.run)
+    port_range(config.cluster.ports)
+    check_environment(config.cluster.env)
+    if here:
+        environment(config.cluster.env)
     for role in declared_roles(config):
-        if isinstance(role.config, RolloutConfig):
-            checks.check_rollout(role.config)
-        elif isinstance(role.config, TrainedRoleConfig):
-            checks.check_trained(role.section, role.config)
-        elif isinstance(role.config, FrozenRoleConfig):
-            checks.check_frozen(role.section, role.config)
+        if isinstance(role.config, TrainedRoleConfig):
+            _check_train_engine(role.section, role.config)
+
+
+def _require(config: object) -> None:
+    for name, key in schema_keys(type(config)).items():
+        if key.required and not is_given(value_of(config, name)):
+            raise UserError(f"{name} is not set ({key.description}): give {name}=VALUE, or set it in the recipe")
+
+
+def _check_run(run: RunConfig) -> None:
+    if run.keep_best is not None and run.keep_best.lstrip("-").startswith("eval/") and not run.eval_every:
+        raise UserError(f"run.keep_best={run.keep_best}: there are no evaluations on the way: set run.eval_every")
+    if run.resume != "false" and run.overwrite:
+        raise UserError(
+            f"run.resume={run.resume} and run.overwrite=true contradict each other: set one of them to false"
+        )
+
+
+def _check_train_engine(section: str, role: TrainedRoleConfig) -> None:
+    if role.train_engine == "torch" and role.num_workers > 1:
+        raise UserError(
+            f"{section}.train_engine=torch trains on one worker, and {section}.num_workers is {role.num_workers}: "
+            f"set {section}.train_engine to auto"
+        )
 
 
 def _role_groups(config: PPOConfig | DPOConfig) -> list[list[str]]:
@@ -171,9 +168,19 @@ def _check_source(key: str, source: RewardSourceConfig) -> None:
         raise UserError(
             f"{key}.kind=process: a model scores steps, and {given_key} whole responses: set {key}.kind to outcome"
         )
-    _check_function(f"{key}.function", source.function)
+    _check_separator(f"{key}.step_separator", source.step_separator)
     if source.endpoint is not None:
         _check_endpoint(key, source.endpoint, source.endpoint_token_env)
+
+
+def _check_separator(name: str, separator: str) -> None:
+    if not separator:
+        raise UserError(f"{name} is empty: expected the text that ends a step")
+    if "\\n" in separator:
+        raise UserError(
+            f"{name} holds a backslash and an n, where a line break is meant: write $'\\n' in a shell, "
+            '"\\n" in a recipe'
+        )
 
 
 def _check_endpoint(key: str, endpoint: str, token_env: str | None) -> None:
@@ -201,11 +208,6 @@ def _check_endpoint(key: str, endpoint: str, token_env: str | None) -> None:
         raise UserError(f"{key}.endpoint: a token would go to {host} unencrypted: use https")
 
 
-def _check_function(name: str, spec: str | None) -> None:
-    if spec is not None and _FUNCTION.fullmatch(spec) is None:
-        raise UserError(f'{name}={spec}: expected "package.module:function" or "path/file.py:function"')
-
-
 def _check_batches(config: PPOConfig) -> None:
     samples = config.ppo.prompts_per_step * config.rollout.samples_per_prompt
     if config.ppo.minibatch_size > samples:
@@ -222,13 +224,11 @@ def _check_batches(config: PPOConfig) -> None:
 
 def _check_algorithm(config: PPOConfig) -> None:
     ppo, rollout = config.ppo, config.rollout
-    _check_function("rollout.environment", rollout.environment)
     if rollout.environment is not None and rollout.max_turn_tokens > rollout.max_response_tokens:
         raise UserError(
             f"rollout.max_turn_tokens={rollout.max_turn_tokens} is more than a whole response may have "
             f"(rollout.max_response_tokens={rollout.max_response_tokens}): lower it"
         )
-    _check_function("ppo.advantage", ppo.advantage if ":" in ppo.advantage else None)
     estimator = advantage_estimator(ppo.advantage)
     if estimator.needs_groups and rollout.samples_per_prompt < 2:
         raise UserError(
@@ -242,6 +242,11 @@ def _check_algorithm(config: PPOConfig) -> None:
     if ppo.critic_warmup_steps and not ppo.use_critic:
         raise UserError(
             f"ppo.critic_warmup_steps={ppo.critic_warmup_steps}: ppo.advantage={ppo.advantage} has no critic"
+        )
+    if ppo.kl.place == "loss" and ppo.kl.estimator not in KL_LOSS_ESTIMATORS:
+        raise UserError(
+            f"ppo.kl.estimator={ppo.kl.estimator} has a gradient of mean zero as a loss (ppo.kl.place=loss): "
+            "use k2, whose gradient is the KL's, or k3"
         )
     narrowed = rollout.top_p < 1 or rollout.top_k > 0
     if narrowed and rollout.backend == "vllm" and rollout.temperature != 1:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rlhf_dist.config.schema import DPOTrainingConfig, RewardTrainingConfig, SFTTrainingConfig
+from rlhf_dist.config.schema import SupervisedTrainingConfig
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,6 @@ class EpochSampler:
         return torch.randperm(self.size, generator=generator)
 
 
-def steps_of(training: SFTTrainingConfig | RewardTrainingConfig | DPOTrainingConfig, size: int) -> int:
+def steps_of(training: SupervisedTrainingConfig, size: int) -> int:
     """Optimizer steps of supervised training on ``size`` examples: `max_steps`, or what the epochs come to."""
     return training.max_steps or math.ceil(training.epochs * math.ceil(size / training.batch_size))

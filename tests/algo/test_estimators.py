@@ -190,11 +190,11 @@ def test_an_estimator_sees_where_in_a_response_a_reward_stands_unless_the_config
     ],
 )
 def test_help_names_every_algorithm_of_a_key(key: str, names: Iterable[str]) -> None:
-    comment = schema_keys(PPOConfig)[key].comment
-    assert [name for name in names if name not in comment] == []
+    description = schema_keys(PPOConfig)[key].description
+    assert [name for name in names if name not in description] == []
 
 
-@given(groups_of_lengths, seeds, st.sampled_from(algorithms.AGGREGATIONS))
+@given(groups_of_lengths, seeds, st.sampled_from(list(algorithms.AGGREGATIONS)))
 def test_aggregated_losses_equal_means_taken_one_by_one(groups: list[list[int]], seed: int, aggregation: str) -> None:
     given_episodes = episodes(groups, seed)
     lengths, mask = given_episodes.lengths, given_episodes.mask

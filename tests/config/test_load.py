@@ -14,6 +14,7 @@ from rlhf_dist.config.help import help_text
 from rlhf_dist.config.load import config_yaml, load_config
 from rlhf_dist.config.resolve import is_given
 from rlhf_dist.config.schema import PPOConfig, SFTConfig
+from rlhf_dist.config.schema.define import key
 from rlhf_dist.errors import UserError
 
 
@@ -71,7 +72,7 @@ def test_config_names_another_recipe(recipe: Path, words: list[str]) -> None:
         ("run.resume=yes", "run.resume", "true"),
         ("run.resume=auto", "run.resume", "auto"),
         ("run.name=007", "run.name", "007"),
-        ("run.name=a=b", "run.name", "a=b"),
+        ("run.dir=a=b", "run.dir", "a=b"),
         ("judge=pkg.mod:f", "judge", "pkg.mod:f"),
         ("judge=null", "judge", None),
         ("rollout.enforce_eager=False", "rollout.enforce_eager", False),
@@ -241,7 +242,7 @@ def test_a_yaml_tag_makes_no_object(recipe: Path) -> None:
 
 
 def test_a_configuration_survives_its_own_yaml(recipe: Path) -> None:
-    config = load(recipe, "actor.optim.betas=[0.5,0.6]", "run.name='x", "judge=a:b", "actor.cpus_per_worker=0.5")
+    config = load(recipe, "actor.optim.betas=[0.5,0.6]", "run.dir='x", "judge=a:b", "actor.cpus_per_worker=0.5")
     saved = recipe.parent / "config.yaml"
     saved.write_text(config_yaml(config))
     assert load(recipe, "--config", str(saved)) == config
@@ -253,7 +254,7 @@ def test_help_lists_every_key_and_ends_well(recipe: Path, capsys: pytest.Capture
     assert caught.value.code == 0
     text = capsys.readouterr().out
     assert "  run.name  (text, required)" in text
-    assert "  sft.batch_size  (int, default 64)  examples of one optimizer step" in text
+    assert "  sft.batch_size  (int, default 64)  examples per optimizer step, over all workers [1 or more]" in text
     assert "  actor.cpus_per_worker  (float or null, default null)" in text
     assert "  run.tensorboard  (bool, default true)" in text
     assert "  actor.optim.betas  ([float, ...], default [0.9, 0.95])" in text
@@ -264,11 +265,35 @@ def test_help_lists_every_key_and_ends_well(recipe: Path, capsys: pytest.Capture
 class Printed:
     """A configuration."""
 
-    separator: str = "\n\n"  # what stands between
+    separator: str = key("\n\n", "what stands between")
 
 
 def test_help_writes_a_default_with_line_breaks_as_a_recipe_would() -> None:
     assert '  separator  (text, default "\\n\\n")  what stands between' in help_text(Printed, Path("r.yaml"))
+
+
+def test_help_asks_for_no_model_that_is_found_by_itself(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        load_config(PPOConfig, ["--help"], recipe)
+    text = " ".join(capsys.readouterr().out.split())
+    assert "actor.model.path (text, required)" in text
+    for role, instead in (
+        ("critic", "the reward model, or the actor's model if no model rewards"),
+        ("reward", "function or endpoint scores instead"),
+        ("reference", "the actor's model"),
+    ):
+        path = "directory in Hugging Face format, or a name on the Hugging Face hub"
+        assert f"{role}.model.path (text or null, default null) {path}; null: {instead}" in text
+
+
+def test_a_value_out_of_its_range_names_the_file_and_line_that_count(recipe: Path) -> None:
+    recipe.write_text("run: {name: r}\nactor:\n  num_workers: 0\n  zero_stage: 4\n")
+    assert refusal(recipe) == f"{recipe}:3: actor.num_workers=0: expected 1 or more"
+    assert refusal(recipe, "actor.num_workers=2") == f"{recipe}:4: actor.zero_stage=4: expected 0, 1, 2, 3"
+    assert refusal(recipe, "actor.num_workers=-1") == "actor.num_workers=-1: expected 1 or more"
+    load(recipe, "actor.num_workers=2", "actor.zero_stage=3")
+    recipe.write_text("rewards:\n  polite:\n    function: score\n")
+    assert refusal(recipe).startswith(f'{recipe}:3: rewards.polite.function=score: expected "package.module:function"')
 
 
 def test_the_configuration_needs_none_of_the_heavy_libraries() -> None:

@@ -21,7 +21,7 @@ KINDS = {"ppo": PPOConfig, "sft": SFTConfig, "reward": RewardModelConfig, "smoll
 RECIPES = sorted(CONFIGS.rglob("*.yaml"))
 # What a base file may say otherwise: the lengths fit the small model whose path stands beside them.
 EXAMPLES = {
-    "ppo": {"rollout.max_prompt_tokens", "rollout.max_response_tokens"},
+    "ppo": {"rollout.max_prompt_tokens", "rollout.max_response_tokens", "reward.model.path"},
     "sft": {"data.max_tokens"},
     "reward": {"data.max_tokens"},
     "dpo": {"data.max_tokens"},

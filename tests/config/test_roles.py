@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from rlhf_dist.config.schema import (
     RewardSourceConfig,
     SFTConfig,
 )
+from rlhf_dist.config.schema.define import section
 from rlhf_dist.config.validate import validate_ppo
 from rlhf_dist.device import CPU, CUDA
 from rlhf_dist.errors import MemoryRanOut, RunError, UserError
@@ -162,18 +164,31 @@ def test_planner_placement_and_the_checks_before_a_launch_see_the_rows_of_the_ta
         assert (role.workers_key in str(caught.value)) == (role.kind is not FUNCTION)
 
 
+@dataclass
+class WithProcess(PPOConfig):
+    """A configuration with the section of one more role."""
+
+    process: FrozenRoleConfig = section(FrozenRoleConfig, "scores steps")
+
+
+def process_row(config: PPOConfig) -> Role:
+    """The row of that role."""
+    assert isinstance(config, WithProcess)
+    return Role("process", "process", config.process, SCALAR, config.process.model, "process.model.path")
+
+
 def test_a_further_row_is_all_that_placement_planner_and_checks_need_of_a_new_role(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = ppo(str(tiny))
+    config = WithProcess()
+    config.actor.model.path = config.reward.model.path = config.process.model.path = str(tiny)
     config.placement = "[[actor, process], [critic, reward]]"
-    section = FrozenRoleConfig(num_workers=3, zero_stage=3)
-    section.model.path = str(tiny)
-    config.process = section  # type: ignore[attr-defined]
-    row = Role("process", "process", section, SCALAR, section.model, "process.model.path")
+    config.process.num_workers, config.process.zero_stage = 3, 3
     table = roles._ppo_roles
-    monkeypatch.setattr(roles, "_ppo_roles", lambda config: (*table(config), row))
+    monkeypatch.setattr(roles, "_ppo_roles", lambda config: (*table(config), process_row(config)))
     config = resolve_ppo(config)
+    assert isinstance(config, WithProcess)
+    process = config.process
     config.run.name, config.data.path = "new", "some/prompts"
     config.rollout.max_prompt_tokens = config.rollout.max_response_tokens = 64
 
@@ -184,10 +199,10 @@ def test_a_further_row_is_all_that_placement_planner_and_checks_need_of_a_new_ro
     assert plan.footprints["process"].weights == plan.footprints["reward"].weights // 3
     suggested = suggest_plans(config, CUDA, Hardware(1, 4, 80 * 2**30), Speeds(), 1)
     assert {"process.num_workers", "process.zero_stage"} <= suggested[0].settings.keys()
-    section.zero_stage = 2
+    process.zero_stage = 2
     with pytest.raises(UserError, match=r"process\.zero_stage=2"):
         validate_ppo(config)
-    section.zero_stage, section.model.path = 3, "nowhere/model/of/mine"
+    process.zero_stage, process.model.path = 3, "nowhere/model/of/mine"
     with pytest.raises(UserError, match=r"process\.model\.path"):
         validate_ppo(config)
 

@@ -103,7 +103,8 @@ def test_a_key_without_default_must_be_given(key: str) -> None:
 
 
 def test_a_reward_must_be_given() -> None:
-    assert refusal(PPOConfig, "reward.model.path=null").startswith("reward.model.path is not set")
+    said = refusal(PPOConfig, "reward.model.path=null")
+    assert said == "reward: nothing scores: set reward.model.path, reward.function or reward.endpoint"
 
 
 def test_a_function_and_a_model_cannot_both_reward() -> None:

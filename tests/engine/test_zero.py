@@ -74,7 +74,7 @@ def work(rank: int, folder: str, case: dict, device_name: str = "cpu") -> None:
         ema_decay=0.6,
     )
     torch.manual_seed(0)
-    objective = PolicyObjective(0.2, 0.3, kl_coef=0.1, pretrain_coef=0.5)
+    objective = PolicyObjective(0.2, 0.3, "token-mean", horizon=1, kl_coef=0.1, kl_estimator="k2", pretrain_coef=0.5)
     batch, plan = policy_batch(), [torch.tensor([0, 1, 2]), torch.tensor([4]), torch.tensor([3, 1, 4, 0, 2])]
     actor, critic = ActorEngine(role, device, 0.8, 10), CriticEngine(role, device, 10)
     reward = TrainedRewardEngine(role, device, 10)

@@ -18,7 +18,7 @@ from rlhf_dist.models.layout import (
 lengths_strategy = st.lists(st.integers(1, 30), max_size=25)
 
 
-@given(lengths_strategy, st.integers(1, 100), st.integers(0, 4), st.sampled_from(LAYOUTS))
+@given(lengths_strategy, st.integers(1, 100), st.integers(0, 4), st.sampled_from(list(LAYOUTS)))
 def test_micro_batches_hold_every_row_once_within_the_budget(
     lengths: list[int], budget: int, most: int, layout: str
 ) -> None:
@@ -40,7 +40,9 @@ def test_shards_hold_every_row_once_and_are_balanced(lengths: list[int], shards:
     assert max(loads) - min(loads) <= max(lengths, default=0)
 
 
-@given(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=6), st.sampled_from(LAYOUTS))
+@given(
+    st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=6), st.sampled_from(list(LAYOUTS))
+)
 def test_each_response_token_is_predicted_from_the_token_before_it(sizes: list[tuple[int, int]], layout: str) -> None:
     prompts, responses = (torch.tensor(part) for part in zip(*sizes, strict=True))
     lengths = prompts + responses
