@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,11 @@ class WorkerGroup:
 
     host: str  # address of the first worker's node, known once build() was called
 
+    def import_ahead(self, libraries: Sequence[str]) -> None:
+        """Lets the workers import what their engines need, before it is their turn to make them."""
+        for worker in self.workers:
+            worker.import_ahead.remote(libraries)
+
     def host_rendezvous(self) -> Any:
         """Asks the first worker to open the store at which they all meet; its answer is for :meth:`build`."""
         return self.workers[0].host_rendezvous.remote(self.ports, self.timeout_s)
@@ -129,12 +134,18 @@ class WorkerGroup:
 
 @dataclass(frozen=True)
 class Construction:
-    """A group whose engines are to be made; the others are arguments of :meth:`WorkerGroup.build`."""
+    """A group whose engines are to be made.
+
+    Attributes:
+        libraries: modules that making an engine imports.
+        group, factory, args, collective: the group, and the arguments of :meth:`WorkerGroup.build`.
+    """
 
     group: WorkerGroup
     factory: Callable[..., Any]
     args: Callable[[int], tuple[Any, ...]]
     collective: bool
+    libraries: Sequence[str] = ()
 
 
 def reassemble(parts: list[Tensor], lengths: Tensor, outputs: Tensor) -> Tensor:

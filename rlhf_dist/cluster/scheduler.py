@@ -114,7 +114,11 @@ class Scheduler:
             RunError: one failed or was not ready in time.
             UserError: a worker found a mistake of the user's.
         """
-        for wave in self.placement.building_waves([construction.group.role for construction in constructions]):
+        waves = self.placement.building_waves([construction.group.role for construction in constructions])
+        if len(waves) > 1:  # the imports need no device: nobody waits for a turn to do them
+            for construction in constructions:
+                construction.group.import_ahead(construction.libraries)
+        for wave in waves:
             now = [constructions[index] for index in wave]
             self.residents.vacate([construction.group.role for construction in now], timeout_s)
             logs = {name: log for making in now for name, log in making.group.log_of().items()}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import importlib
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +67,12 @@ class Worker:
     def set_environment(self, variables: dict[str, str]) -> None:
         """Sets environment variables. They come by a call, as Ray shows those that a process is started with."""
         os.environ.update(variables)
+
+    def import_ahead(self, libraries: Sequence[str]) -> None:
+        """Imports modules that :meth:`build` will need; who lacks one hears of it there."""
+        for library in libraries:
+            with contextlib.suppress(ImportError):
+                importlib.import_module(library)
 
     def host_rendezvous(self, ports: tuple[int, int] | None, timeout_s: float) -> tuple[str, int]:
         """Opens the store at which the role's workers meet. Returns its address and port."""

@@ -10,6 +10,8 @@ from rlhf_dist.engine.protocol import ForwardEngine, TrainEngine
 from rlhf_dist.engine.zero import ZeroForwardEngine, ZeroTrainEngine
 from rlhf_dist.models.language import PolicyModel, ScalarModel
 
+TRANSFORMERS = ("transformers.models.auto.modeling_auto",)  # what loading a model begins with
+
 
 def make_train_engine(
     model: PolicyModel | ScalarModel, device: Device, role: TrainedRoleConfig, total_steps: int
@@ -40,3 +42,14 @@ def make_forward_engine(model: PolicyModel | ScalarModel, device: Device, role: 
     if role.zero_stage == 3:
         return ZeroForwardEngine(model, device, role)
     return TorchForwardEngine(model, device, role)
+
+
+def libraries_of(role: ModelRoleConfig, device: Device) -> tuple[str, ...]:
+    """The modules that making the role's engine imports, which takes each worker's process seconds.
+
+    Args:
+        role: the role's configuration.
+        device: of its workers.
+    """
+    learns_by_zero = isinstance(role, TrainedRoleConfig) and train_engine_of(role, device) == "zero"
+    return TRANSFORMERS + (("deepspeed",) if learns_by_zero or role.zero_stage == 3 else ())

@@ -29,6 +29,7 @@ from rlhf_dist.data.functions import load_function
 from rlhf_dist.data.prompts import load_prompts
 from rlhf_dist.data.tokenizer import load_tokenizer
 from rlhf_dist.device import Device
+from rlhf_dist.engine.choose import TRANSFORMERS, libraries_of
 from rlhf_dist.engine.function_reward import FunctionScorer
 from rlhf_dist.engine.http_reward import HTTPScorer
 from rlhf_dist.engine.policy import ActorEngine, ReferenceEngine
@@ -44,6 +45,8 @@ from rlhf_dist.plan.pools import job_pools
 from rlhf_dist.rollout.hf_engine import HFEngine
 from rlhf_dist.rollout.sampling import engine_seed
 from rlhf_dist.rollout.vllm_engine import VLLMEngine, engine_env
+
+VLLM = ("vllm.entrypoints.llm",)
 
 
 def prepare(config: PPOConfig, device: Device) -> Prepared:
@@ -120,7 +123,8 @@ def _ppo_roles(config: PPOConfig, context: RunContext, device: Device, stop_toke
 
     def modelled(name: str, factory: Callable[..., Any], role: ModelRoleConfig, *args: Any) -> WorkerGroup:
         group, first = context.group(name), unsharded_alone(role, device)
-        making.append(Construction(group, factory, lambda _: (first, device, *args), collective=True))
+        libraries = libraries_of(first, device)
+        making.append(Construction(group, factory, lambda _: (first, device, *args), True, libraries))
         return group
 
     # The engines come first: where devices are shared, vLLM takes its measure of an empty one.
@@ -150,9 +154,10 @@ def _scorers(config: PPOConfig, source: RewardSourceConfig, group: WorkerGroup) 
     tokenizer = config.actor.model.path, config.actor.model.trust_remote_code
     if uses_model(source):
         arguments = unsharded_alone(source, group.device), group.device
+        libraries = libraries_of(*arguments)
         if source.kind == "process":
-            return Construction(group, ProcessRewardEngine, lambda _: (*arguments, *tokenizer), collective=True)
-        return Construction(group, RewardEngine, lambda _: arguments, collective=True)
+            return Construction(group, ProcessRewardEngine, lambda _: (*arguments, *tokenizer), True, libraries)
+        return Construction(group, RewardEngine, lambda _: arguments, True, libraries)
     scorer = partial(_text_scorer, source, _token(source))
     return Construction(
         group,
@@ -193,8 +198,8 @@ def _rollout_engines(
         case "vllm":
             engine = partial(VLLMEngine, colocated_roles=colocated_roles)
             seed = config.run.seed
-            return Construction(group, engine, lambda rank: (*arguments, engine_seed(seed, rank)), collective=False)
+            return Construction(group, engine, lambda rank: (*arguments, engine_seed(seed, rank)), False, VLLM)
         case "hf":
-            return Construction(group, HFEngine, lambda _: arguments, collective=False)
+            return Construction(group, HFEngine, lambda _: arguments, False, TRANSFORMERS)
         case other:
             raise UserError(f"rollout.backend={other!r}: expected vllm or hf")

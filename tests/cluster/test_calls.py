@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ from rlhf_dist.cluster.calls import Call, StartedCall, wait_for_calls
 from rlhf_dist.cluster.group import Construction
 from rlhf_dist.cluster.roles import Actor
 from rlhf_dist.cluster.scheduler import Scheduler
+from rlhf_dist.cluster.worker import Worker
 from rlhf_dist.errors import RunError
 
 PACKAGE = Path(__file__).resolve().parents[2]
@@ -128,3 +130,36 @@ def test_an_error_in_what_workers_are_asked_before_their_engines_is_not_lost(mon
     placement: Any = SimpleNamespace(sharing=[["actor"]], building_waves=lambda roles: [[0]])
     with pytest.raises(RunError, match=r"starting: .'actor-0'."):
         Scheduler(placement).build([Construction(asked, dict, lambda _: (), collective=False)], 1.0)
+
+
+@pytest.mark.parametrize("waves", [[[0, 1]], [[0], [1]]], ids=["side by side", "one after another"])
+def test_who_waits_for_a_turn_to_load_imports_meanwhile(
+    waves: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    def group(role: str) -> Any:
+        return SimpleNamespace(
+            role=role,
+            worker_names=[f"{role}-0"],
+            prepared={},
+            log_of=dict,
+            import_ahead=lambda libraries: done.append(f"{role} imports {', '.join(libraries)}"),
+            host_rendezvous=lambda: role,
+            build=lambda *_: done.append(f"{role} is built") or [role],
+        )
+
+    monkeypatch.setattr("rlhf_dist.cluster.scheduler.wait_for_all", lambda names, *_: dict.fromkeys(names))
+    placement: Any = SimpleNamespace(sharing=[["actor", "critic"]], building_waves=lambda roles: waves)
+    scheduler = Scheduler(placement)
+    monkeypatch.setattr(scheduler, "residents", SimpleNamespace(vacate=lambda *_: None, admit=lambda *_: None))
+    making = [Construction(group(role), dict, lambda _: (), False, ["torch"]) for role in ("actor", "critic")]
+    scheduler.build(making, 1.0)
+    imports = ["actor imports torch", "critic imports torch"] if len(waves) > 1 else []
+    assert done == [*imports, "actor is built", "critic is built"]
+
+
+def test_a_library_that_is_missing_is_left_to_who_needs_it() -> None:
+    worker = object.__new__(Worker)
+    Worker.import_ahead(worker, ["no_such_library", "json.tool"])
+    assert "json.tool" in sys.modules
