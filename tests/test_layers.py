@@ -26,6 +26,7 @@ LAYERS = {
     "plan": 1,
     "algo": 1,
     "models": 1,
+    "labelling": 2,
     "data": 1,
     "types": 0,
     "device": 0,

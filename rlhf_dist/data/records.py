@@ -55,12 +55,13 @@ class Record:
         return UserError(f"{self.where}: {message}")
 
 
-def read_records(path: str, split: str) -> list[Record]:
+def read_records(path: str, split: str, growing: bool = False) -> list[Record]:
     """All rows of a data set, in order.
 
     Args:
         path: a .jsonl file (UTF-8, one object a line; blank lines are skipped), a .parquet file, or a hub name.
         split: which split of a hub name; files have none.
+        growing: a .jsonl file may be written to meanwhile: a last line without its end is left out; it may be empty.
 
     Raises:
         UserError: the data set is missing, empty, malformed, or of an unknown kind.
@@ -68,11 +69,11 @@ def read_records(path: str, split: str) -> list[Record]:
     check_data_path(path, "data")
     suffix = Path(path).suffix if Path(path).is_file() else ""
     if suffix == ".jsonl":
-        records = list(_jsonl(Path(path)))
+        records = list(_jsonl(Path(path), growing))
     else:
         rows = _parquet(path) if suffix == ".parquet" else _hub(path, split)
         records = [Record(f"{path} row {number}", row) for number, row in enumerate(rows, 1)]
-    if not records:
+    if not records and not growing:
         raise UserError(f"{path} is empty")
     return records
 
@@ -82,11 +83,11 @@ def kind_of(value: Any) -> str:
     return "null" if value is None else _WORDS.get(type(value), type(value).__name__)
 
 
-def _jsonl(path: Path) -> Iterator[Record]:
+def _jsonl(path: Path, growing: bool) -> Iterator[Record]:
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
-                if line.strip():
+                if line.strip() and (line.endswith(b"\n") or not growing):
                     where = f"{path}:{number}"
                     yield Record(where, _object(line, where))
     except OSError as error:
