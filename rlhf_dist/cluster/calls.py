@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import ray
@@ -51,10 +52,12 @@ class StartedCall(Generic[T]):
     Attributes:
         call: what was asked.
         refs: Ray's reference of each worker's answer, in rank order.
+        started_at: seconds as `time.time()` counts them.
     """
 
     call: Call[T]
     refs: list[Any]
+    started_at: float = field(default_factory=time.time)
 
     def wait(self, timeout_s: float) -> T:
         """The result. Several calls of which the first failure shall count are waited for by :func:`wait_for_calls`.
@@ -119,11 +122,17 @@ def wait_for_calls(started: Sequence[StartedCall[Any]], timeout_s: float) -> dic
     Returns:
         all answers by their references, for :meth:`StartedCall.combine`. Errors as in :meth:`StartedCall.wait`.
     """
-    groups = {ref: one.call.group for one in started for ref in one.refs}
+    of = {ref: one for one in started for ref in one.refs}
     names = {ref: name for one in started for ref, name in zip(one.refs, one.call.group.worker_names, strict=True)}
     logs = {name: log for one in started for name, log in one.call.group.log_of().items()}
     what = "/".join(one.call.method for one in started)
-    return wait_for_all(names, what, timeout_s, logs, answered=lambda ref: groups[ref].waiting(-1))
+
+    def answered(ref: Any) -> None:
+        call = of[ref].call
+        call.group.waiting(-1)
+        call.group.answered(names[ref], call.method, of[ref].started_at)
+
+    return wait_for_all(names, what, timeout_s, logs, answered)
 
 
 def _first(answers: list[R]) -> R:

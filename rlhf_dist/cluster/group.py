@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ class WorkerGroup:
         gauges: told how many calls the workers have not answered.
         host: address at which the workers listen for one another; None: their nodes' own.
         py_executable: the command by which Ray starts a worker's Python; None: as it started the driver's.
+        record: called with a worker's name, what it was asked, when (as `time.time()`), and the seconds to its answer.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class WorkerGroup:
         gauges: RunGauges,
         host: str | None,
         py_executable: str | None = None,
+        record: Callable[[str, str, float, float], None] | None = None,
     ) -> None:
         resources = placement.roles[role]
         self.role, self.size, self.device = role, resources.workers, placement.device_of(role)
@@ -57,6 +60,7 @@ class WorkerGroup:
         self.collective_timeout_s = cluster.collective_timeout_s or cluster.call_timeout_s
         self.ports = port_range(cluster.ports)
         self._run, self._gauges, self.batches = run, gauges, placement.batches
+        self._record = record
         self.worker_names = [f"{role}-{rank}" for rank in range(self.size)]
         self.logs = [str(log_dir / f"{name}.log") for name in self.worker_names]
         worker_env = self.device.worker_env(resources.threads, cluster.interface) | placement.hidden_env(role)
@@ -121,6 +125,11 @@ class WorkerGroup:
     def waiting(self, calls: int) -> None:
         """Notes that so many calls more, or fewer, wait for an answer."""
         self._gauges.waiting(self.role, calls)
+
+    def answered(self, worker: str, method: str, started_at: float) -> None:
+        """Notes that a worker has answered now what it was asked then (as `time.time()` counts)."""
+        if self._record is not None:
+            self._record(worker, method, started_at, time.time() - started_at)
 
     def log_of(self) -> dict[str, str]:
         """The log file of each worker, by its name."""

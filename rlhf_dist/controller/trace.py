@@ -14,8 +14,8 @@ from typing import Any
 
 from rlhf_dist.durable import write_text_atomic
 
-#: The lane of the loop itself; its phases follow one another and make up the step.
-MAIN_LANE = "step"
+_LOOP = "step"  # the row of the loop itself; its phases follow one another and make up the step
+_STEPS = "steps"
 
 _MAX_EVENTS = 20_000  # about 2.5 MB of JSON
 _SAVE_EVERY_S = 15.0
@@ -24,13 +24,13 @@ _SAVE_EVERY_S = 15.0
 class Timer:
     """Times phases: ``with timer("rollout"): ...``.
 
-    A phase inside another one of its lane is called `outer/inner`, and one on another lane `lane/phase`, so the plain
-    names are the parts that a step's time divides into. Phases outside a step (evaluation, checkpoints) stand in
-    the trace only. Threads may time phases at once.
+    A phase inside another one is called `outer/inner`, so the plain names are the parts that a step's time divides
+    into. Phases outside a step (evaluation, checkpoints) stand in the trace only. Threads may time phases at once.
+    What workers did meanwhile is added by :meth:`record`, a row for each of them.
 
     Args:
         path: trace.json; None keeps no trace.
-        on_phase: called with the name of each phase of the main lane as it starts, such as `LiveView.phase`.
+        on_phase: called with the name of each phase as it starts, such as `LiveView.phase`.
         max_events: the trace's size limit; beyond it the oldest events go.
     """
 
@@ -46,7 +46,7 @@ class Timer:
         self._epoch = time.time() - time.perf_counter()
         self._events: deque[dict[str, Any]] = deque(maxlen=max_events)
         self._recorded = 0
-        self._lanes: dict[str, int] = {MAIN_LANE: 0}
+        self._rows: dict[str, int] = {_LOOP: 0}
         self._lock = threading.Lock()
         self._open = threading.local()
         self._step: int | None = None
@@ -56,31 +56,35 @@ class Timer:
         self._save_every_s = _SAVE_EVERY_S
 
     @contextmanager
-    def __call__(self, phase: str, lane: str = MAIN_LANE) -> Iterator[None]:
-        """Times the block as ``phase`` of ``lane`` (a role's name, where roles work at once)."""
-        stack: list[tuple[str, str]] = self._stack()
-        outer = [name for on, name in stack if on == lane]
-        name = f"{outer[-1]}/{phase}" if outer else phase
-        if self._on_phase is not None and lane == MAIN_LANE:
+    def __call__(self, phase: str) -> Iterator[None]:
+        """Times the block as ``phase``."""
+        stack = self._stack()
+        name = f"{stack[-1]}/{phase}" if stack else phase
+        if self._on_phase is not None:
             self._on_phase(name)
-        stack.append((lane, name))
+        stack.append(name)
         started = time.perf_counter()
         try:
             yield
         finally:
             stack.pop()
-            self._add(name, lane, started, time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            with self._lock:
+                if self._step is not None:
+                    self._seconds[name] = self._seconds.get(name, 0.0) + seconds
+                self._event(name, _LOOP, started, seconds)
 
-    def record(self, phase: str, lane: str, started_at: float, seconds: float) -> None:
-        """Adds a phase that was timed elsewhere, in a worker say.
+    def record(self, worker: str, method: str, started_at: float, seconds: float) -> None:
+        """Adds to a worker's row of the trace what it was asked, from the asking to its answer.
 
         Args:
-            phase: its name.
-            lane: whose it was.
-            started_at: when it began, seconds as `time.time()` counts them.
-            seconds: how long it took.
+            worker: its name.
+            method: what it was asked.
+            started_at: when, seconds as `time.time()` counts them.
+            seconds: until it answered.
         """
-        self._add(phase, lane, started_at - self._epoch, seconds)
+        with self._lock:
+            self._event(method, worker, started_at - self._epoch, seconds)
 
     def start_step(self, step: int) -> None:
         """Begins a step: its phases count from here."""
@@ -97,7 +101,7 @@ class Timer:
                 raise RuntimeError("step_metrics() needs a start_step() before it")
             total = time.perf_counter() - self._step_started
             metrics = {f"time/{name}_s": seconds for name, seconds in self._seconds.items()}
-            self._event(f"step {self._step}", "steps", self._step_started, total)
+            self._event(f"step {self._step}", _STEPS, self._step_started, total)
             self._step = None
         self._save_if_due()
         return {**metrics, "time/step_s": total}
@@ -109,12 +113,11 @@ class Timer:
         """
         with self._lock:
             events = list(self._events)
-            lanes, dropped = dict(self._lanes), self._recorded - len(self._events)
+            rows, dropped = dict(self._rows), self._recorded - len(self._events)
         if self._path is None or not events:
             return  # where a run did nothing, an earlier trace stays
         names = [
-            {"ph": "M", "name": "thread_name", "pid": 1, "tid": tid, "args": {"name": lane}}
-            for lane, tid in lanes.items()
+            {"ph": "M", "name": "thread_name", "pid": 1, "tid": tid, "args": {"name": row}} for row, tid in rows.items()
         ]
         trace = {"displayTimeUnit": "ms", "otherData": {"events_dropped": dropped}, "traceEvents": names + events}
         try:
@@ -132,28 +135,21 @@ class Timer:
         self._saved_at = time.perf_counter()
         self._save_every_s = max(_SAVE_EVERY_S, 100 * (self._saved_at - started))
 
-    def _stack(self) -> list[tuple[str, str]]:
+    def _stack(self) -> list[str]:
         if not hasattr(self._open, "stack"):
             self._open.stack = []
-        stack: list[tuple[str, str]] = self._open.stack
+        stack: list[str] = self._open.stack
         return stack
 
-    def _add(self, name: str, lane: str, started: float, seconds: float) -> None:
-        key = name if lane == MAIN_LANE else f"{lane}/{name}"
-        with self._lock:
-            if self._step is not None:
-                self._seconds[key] = self._seconds.get(key, 0.0) + seconds
-            self._event(name, lane, started, seconds)
-
-    def _event(self, name: str, lane: str, started: float, seconds: float) -> None:
+    def _event(self, name: str, row: str, started: float, seconds: float) -> None:
         """Adds a complete event; times in microseconds, as the format wants them. Called with the lock held."""
-        tid = self._lanes.setdefault(lane, len(self._lanes))
+        tid = self._rows.setdefault(row, len(self._rows))
         self._recorded += 1
         self._events.append(
             {
                 "ph": "X",
                 "name": name,
-                "cat": lane,
+                "cat": row,
                 "pid": 1,
                 "tid": tid,
                 "ts": round((self._epoch + started) * 1e6),

@@ -83,6 +83,7 @@ class RunContext:
             self.gauges,
             self.listen_address,
             self.forks.py_executable if self.forks is not None else None,
+            self.timer.record,
         )
 
     def build(self, constructions: Sequence[Construction]) -> None:

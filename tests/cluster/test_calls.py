@@ -30,12 +30,16 @@ class Group:
     def __init__(self) -> None:
         self.sent: list[tuple[Any, ...]] = []
         self.unanswered = 0
+        self.answers: list[tuple[str, str, float]] = []
         self.batches = SimpleNamespace(put=lambda arg: arg)
         ask = SimpleNamespace(remote=lambda *args: (self.sent.append(args), object())[1])
         self.workers = [SimpleNamespace(call=ask)] * 2
 
     def waiting(self, calls: int) -> None:
         self.unanswered += calls
+
+    def answered(self, worker: str, method: str, started_at: float) -> None:
+        self.answers.append((worker, method, started_at))
 
     def log_of(self) -> dict[str, str]:
         return dict(zip(self.worker_names, self.logs, strict=True))
@@ -90,6 +94,8 @@ def test_the_first_failure_of_several_started_calls_ends_the_waiting(
         wait_for_calls(started, 1.0)
     assert group.unanswered == 3, "one had answered, the others are still at work"
     assert started[0].wait(1.0) == ["a 0", "a 1"]
+    asked = [("actor-1", "b", started[1].started_at), *(("actor-" + str(n), "a", started[0].started_at) for n in (1, 0))]
+    assert group.answers == asked, "the trace does not say who was asked what, and when"
 
 
 def test_a_call_that_is_late_names_its_workers_and_one_taken_back_is_not_counted(

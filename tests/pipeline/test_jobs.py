@@ -95,7 +95,10 @@ def plain(place: Workplace) -> list[dict[str, float]]:
     assert any((outcome.run / "tensorboard").iterdir())
     assert {"score_mean", "judge_mean", "distinct_2"} <= outcome.summary["before"].keys() & outcome.summary["after"]
     assert {"kl_sequence_mean", "wall_s", "tokens"} <= outcome.summary.keys()
-    json.loads((outcome.run / "trace.json").read_text())
+    trace = json.loads((outcome.run / "trace.json").read_text())["traceEvents"]
+    assert {("step", "rollout"), ("rollout-0", "generate"), ("actor-0", "train"), ("critic-0", "train")} <= {
+        (event["cat"], event["name"]) for event in trace if event["ph"] == "X"
+    }
     assert set(json.loads((outcome.run / "samples.jsonl").read_text().splitlines()[0])) == {
         "step",
         "prompt",
