@@ -202,8 +202,6 @@ def test_the_reward_is_the_weighted_sum_of_its_sources_and_secrets_stand_nowhere
     """They reach whom they are meant for: the function asks for those of its process, the endpoint for its own."""
     settings = ["rewards.long.function=own_rewards.py:long", "rewards.long.weight=-0.25", "reward.weight=2.0"]
     settings += ["rewards.remote.weight=3.0", "rewards.long.num_workers=2"]
-    settings += ["rewards.steps.kind=process", "rewards.steps.step_separator= ", "rewards.steps.weight=0.5"]
-    settings += ["rewards.steps.model.path=runs/reward/model", "ppo.prompts_per_step=12"]
     with planted(monkeypatch) as plants, endpoint(f"key={plants.query}", plants.environment["REWARD_TOKEN"]) as url:
         known = {"FROM_HERE": plants.environment["FROM_HERE"], "WRITTEN": plants.written}
         known = {name: hashlib.sha256(value.encode()).hexdigest() for name, value in known.items()}
@@ -223,10 +221,8 @@ def test_the_reward_is_the_weighted_sum_of_its_sources_and_secrets_stand_nowhere
         stored = (outcome.run / "config.yaml").read_text()
         assert "- WRITTEN\n" in stored and f"{url.partition('?')[0]}?***" in stored
     (line,) = outcome.metrics
-    weights = {"main": 2.0, "long": -0.25, "remote": 3.0, "steps": 0.5}
-    wanted = sum(weight * line[f"reward/{name}_mean"] for name, weight in weights.items())
+    wanted = 2.0 * line["reward/main_mean"] - 0.25 * line["reward/long_mean"] + 3.0 * line["reward/remote_mean"]
     assert line["reward/score_mean"] == pytest.approx(wanted, rel=1e-5)
-    assert abs(line["reward/steps_mean"] - line["reward/main_mean"]) > 1e-3  # the same model, which scores each word
     assert line["reward/remote_mean"] == pytest.approx(0.5)
     assert line["reward/long_mean"] > 0
     assert sorted(log.stem for log in (outcome.run / "logs").glob("reward*.log")) == [
@@ -234,7 +230,6 @@ def test_the_reward_is_the_weighted_sum_of_its_sources_and_secrets_stand_nowhere
         "reward-long-0",
         "reward-long-1",
         "reward-remote-0",
-        "reward-steps-0",
     ]
 
 
