@@ -94,7 +94,10 @@ def test_the_first_failure_of_several_started_calls_ends_the_waiting(
         wait_for_calls(started, 1.0)
     assert group.unanswered == 3, "one had answered, the others are still at work"
     assert started[0].wait(1.0) == ["a 0", "a 1"]
-    asked = [("actor-1", "b", started[1].started_at), *(("actor-" + str(n), "a", started[0].started_at) for n in (1, 0))]
+    asked = [
+        ("actor-1", "b", started[1].started_at),
+        *(("actor-" + str(n), "a", started[0].started_at) for n in (1, 0)),
+    ]
     assert group.answers == asked, "the trace does not say who was asked what, and when"
 
 
