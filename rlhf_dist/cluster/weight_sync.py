@@ -9,7 +9,6 @@ from rlhf_dist.cluster.scheduler import Scheduler
 from rlhf_dist.config.parsing import port_range
 from rlhf_dist.config.schema import ClusterConfig, WeightsConfig
 from rlhf_dist.engine.policy import ActorEngine
-from rlhf_dist.errors import UserError
 from rlhf_dist.rollout.protocol import RolloutEngine
 from rlhf_dist.weights.groups import TransferPlan
 
@@ -72,15 +71,8 @@ class WeightSync:
         self._residents.bring({self._actor: "weights", self._rollout: "weights"}, self._timeout_s)
 
     def _transport(self, placement: Placement, wanted: str) -> str:
-        """What `weights.transport` comes to where the actor and the engines live."""
+        """What `weights.transport` comes to where actor and engines live; config/validate.py refuses what cannot be."""
         actor, rollout = self._actor.role, self._rollout.role
-        if wanted == "shared" and not placement.same_seats(actor, rollout):
-            raise UserError(
-                "weights.transport=shared: actor and rollout must have the same devices, process by process: name them "
-                "together in placement, with actor.num_workers = rollout.num_engines * rollout.tensor_parallel"
-            )
-        if wanted == "collective" and placement.device.is_accelerator and placement.shares_devices(actor, rollout):
-            raise UserError("weights.transport=collective: actor and rollout share devices: use auto, shared or host")
         if wanted != "auto":
             return wanted
         if not placement.shares_devices(actor, rollout):
