@@ -34,7 +34,8 @@ test: lint ## lint and the whole suite
 	$(PY) -m pytest --durations=25 --durations-min=5 $(TESTS)
 
 test-fast: install ## the suite without real workers, engines and downloads
-	$(PY) -m pytest -m "not slow" $(TESTS)
+	@SECONDS=0; $(PY) -m pytest -m "not slow" --hypothesis-profile=fast $(TESTS); code=$$?; \
+	echo "test-fast took $$SECONDS s"; exit $$code
 
 test-gpu: ## on a CUDA card: tests, PPO, memory, speed; writes benchmarks/results/gpu-CARD.md (PARTS=a,b: only these)
 	@python="$(PYTHON)"; "$${python:-$$(command -v python3 || command -v python)}" benchmarks/gpu.py --check

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 from pathlib import Path
@@ -37,6 +38,11 @@ def sentence(rng: random.Random, words: int) -> str:
 
 def write_tokenizer(folder: Path) -> None:
     """A byte-level BPE with <bos>, <eos> and <pad>, which puts <bos> in front."""
+    _tokenizer().save_pretrained(folder)
+
+
+@functools.cache
+def _tokenizer() -> PreTrainedTokenizerFast:
     rng = random.Random(0)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -49,8 +55,7 @@ def write_tokenizer(folder: Path) -> None:
     )
     tokenizer.train_from_iterator([sentence(rng, 12) for _ in range(200)], trainer)
     tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>")
-    fast.save_pretrained(folder)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>")
 
 
 def write_model(folder: Path, *, tied: bool = True, seed: int = 0) -> Path:

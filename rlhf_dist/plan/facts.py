@@ -79,7 +79,7 @@ def _key(config: ModelConfig) -> tuple[str, bool]:
 
 
 def _adapter(lora: AdapterConfig | None) -> tuple[int, str]:
-    return (lora.rank, lora.targets) if lora is not None else (0, "")
+    return (lora.rank, lora.targets) if lora is not None and lora.rank else (0, "")
 
 
 @functools.lru_cache(maxsize=64)

@@ -31,7 +31,6 @@ from rlhf_dist.plan.job import job_models
 from rlhf_dist.plan.loads import Hardware
 from rlhf_dist.plan.pools import job_pools
 from rlhf_dist.plan.suggest import suggest_plans
-from tests.tiny import write_model
 
 POLICY, SCALAR, ENGINE, FUNCTION = RoleKind.POLICY, RoleKind.SCALAR, RoleKind.ENGINE, RoleKind.FUNCTION
 WHOLE_PPO = [
@@ -47,11 +46,6 @@ def ppo(model: str = "model") -> PPOConfig:
     config = PPOConfig()
     config.actor.model.path = config.reward.model.path = model
     return config
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("model"))
 
 
 def rows(config: JobConfig) -> list[tuple[str, str, RoleKind, bool, str]]:
@@ -133,9 +127,9 @@ def test_what_a_run_leaves_behind_is_the_model_of_its_first_role_that_learns(con
 
 @pytest.mark.parametrize("changes", [{}, {"advantage": "grpo"}, {"rank": 4}, {"function": "score.py:length"}], ids=str)
 def test_planner_placement_and_the_checks_before_a_launch_see_the_rows_of_the_table(
-    changes: dict[str, object], tiny: Path, monkeypatch: pytest.MonkeyPatch
+    changes: dict[str, object], tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = ppo(str(tiny))
+    config = ppo(str(tiny_model))
     config.rewards["second"] = RewardSourceConfig()
     config.rewards["second"].model.path = config.actor.model.path
     config.reward.function = changes.get("function")  # type: ignore[assignment]
@@ -178,10 +172,10 @@ def process_row(config: PPOConfig) -> Role:
 
 
 def test_a_further_row_is_all_that_placement_planner_and_checks_need_of_a_new_role(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = WithProcess()
-    config.actor.model.path = config.reward.model.path = config.process.model.path = str(tiny)
+    config.actor.model.path = config.reward.model.path = config.process.model.path = str(tiny_model)
     config.placement = "[[actor, process], [critic, reward]]"
     config.process.num_workers, config.process.zero_stage = 3, 3
     table = roles._ppo_roles

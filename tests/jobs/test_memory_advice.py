@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from transformers import LlamaConfig
 
 from rlhf_dist.config.resolve import resolve_ppo
 from rlhf_dist.config.schema import PPOConfig, RewardSourceConfig
@@ -19,21 +18,14 @@ RAN_OUT = "worker critic-0 was killed in train"
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> PPOConfig:
+def job(architectures: dict[str, str]) -> PPOConfig:
     """PPO with models of SmolLM2-135M's architecture, without weights."""
-    LlamaConfig(
-        vocab_size=49152,
-        hidden_size=576,
-        intermediate_size=1536,
-        num_hidden_layers=30,
-        num_attention_heads=9,
-        num_key_value_heads=3,
-    ).save_pretrained(tmp_path / "model")
+    model = architectures["demo/smollm2"]
     config = PPOConfig()
     config.run.name, config.data.path = "job", "prompts.jsonl"
-    config.actor.model.path = config.reward.model.path = str(tmp_path / "model")
+    config.actor.model.path = config.reward.model.path = model
     config.rewards["polite"] = RewardSourceConfig(weight=1.0)
-    config.rewards["polite"].model.path = str(tmp_path / "model")
+    config.rewards["polite"].model.path = model
     config.actor.micro_batch_tokens = 2**16
     config.data.eval_count = config.ppo.prompts_per_step = 512
     return resolve_ppo(config)
@@ -74,9 +66,10 @@ def test_the_planner_says_what_to_change_and_the_change_is_a_setting(job: PPOCon
     ],
 )
 def test_where_the_planner_cannot_tell_the_largest_role_and_its_keys_are_named(
-    job: PPOConfig, roles: dict[str, int], said: str
+    job: PPOConfig, roles: dict[str, int], said: str, tmp_path: Path
 ) -> None:
-    (Path(job.actor.model.path) / "config.json").write_text('{"model_type": "unheard of"}')
+    (tmp_path / "config.json").write_text('{"model_type": "unheard of"}')
+    job.actor.model.path = str(tmp_path)
     assert advised(job, roles).startswith(f"{RAN_OUT}; {said}")
 
 

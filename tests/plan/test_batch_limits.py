@@ -109,22 +109,9 @@ def test_who_trains_is_known_to_the_plan(smollm2: str, settings: dict, engine: s
         assert footprint.gradients + footprint.optimizer == 4 * facts.parameters * (3 + masters)
 
 
-@pytest.fixture(scope="module")
-def smollm2(tmp_path_factory: pytest.TempPathFactory) -> str:
-    from transformers import LlamaConfig
-
-    folder = tmp_path_factory.mktemp("smollm2")
-    LlamaConfig(
-        vocab_size=49152,
-        hidden_size=576,
-        intermediate_size=1536,
-        num_hidden_layers=30,
-        num_attention_heads=9,
-        num_key_value_heads=3,
-        max_position_embeddings=8192,
-        tie_word_embeddings=True,
-    ).save_pretrained(folder)
-    return str(folder)
+@pytest.fixture
+def smollm2(architectures: dict[str, str]) -> str:
+    return architectures["demo/smollm2"]
 
 
 def test_the_plan_of_a_small_job_of_135m_by_hand(smollm2: str) -> None:

@@ -24,22 +24,9 @@ from rlhf_dist.plan.suggest import suggest_plans
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="module")
-def llama_8b(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The architecture of an 8B Llama, without weights."""
-    from transformers import LlamaConfig
-
-    folder = tmp_path_factory.mktemp("llama_8b")
-    LlamaConfig(
-        vocab_size=128256,
-        hidden_size=4096,
-        intermediate_size=14336,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        max_position_embeddings=8192,
-    ).save_pretrained(folder)
-    return str(folder)
+@pytest.fixture
+def llama_8b(architectures: dict[str, str]) -> str:
+    return architectures["meta-llama/Llama-3.1-8B-Instruct"]
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from rlhf_dist.device import CUDA
 from rlhf_dist.plan.check import make_plan
 from rlhf_dist.plan.job import load_job
 from rlhf_dist.plan.loads import GIB, Hardware
+from tests.shapes import MODELS
 
 ROOT = Path(__file__).resolve().parents[2]
 ROW = re.compile(r"\| `(configs/\S+)` \|.*\| `--nodes (\d+) --devices-per-node (\d+) --device-memory (\d+)` \|")
@@ -20,32 +21,6 @@ TABLE = [(name, *map(int, numbers)) for name, *numbers in ROW.findall((ROOT / "R
 SPARE = 0.95  # of a device may be planned: what no plan knows takes the rest
 
 
-def llama(width: int, middle: int, layers: int, heads: int, *, tied: bool = False, **other: int) -> dict[str, object]:
-    """A Llama 3's config.json."""
-    return {
-        "vocab_size": 128256,
-        "hidden_size": width,
-        "intermediate_size": middle,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": 8,
-        "max_position_embeddings": 131072,
-        "tie_word_embeddings": tied,
-        **other,
-    }
-
-
-# The real shapes, by how the recipes call the models, and the parameters that this makes (as their makers state them).
-MODELS = {
-    "meta-llama/Llama-3.1-70B-Instruct": (llama(8192, 28672, 80, 64), 70_553_706_496),
-    "meta-llama/Llama-3.1-8B-Instruct": (llama(4096, 14336, 32, 32), 8_030_261_248),
-    "meta-llama/Llama-3.2-3B-Instruct": (llama(3072, 8192, 28, 24, tied=True, head_dim=128), 3_212_749_824),
-    "meta-llama/Llama-3.2-1B-Instruct": (llama(2048, 8192, 16, 32, tied=True, head_dim=64), 1_235_814_400),
-    "demo/smollm2": (
-        llama(576, 1536, 30, 9, tied=True, vocab_size=49152, num_key_value_heads=3, max_position_embeddings=8192),
-        134_515_008,
-    ),
-}
 REWARD_MODELS = {
     "runs/reward_llama_8b/model": "meta-llama/Llama-3.1-8B-Instruct",
     "runs/reward_llama_1b/model": "meta-llama/Llama-3.2-1B-Instruct",
@@ -53,16 +28,9 @@ REWARD_MODELS = {
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Every model's config.json, without weights, in a folder of its own."""
-    from transformers import LlamaConfig
-
-    made = {}
-    for name, (shape, _) in MODELS.items():
-        folder = tmp_path_factory.mktemp(name.rpartition("/")[2])
-        LlamaConfig(**shape).save_pretrained(folder)
-        made[name] = str(folder)
-    return made | {name: made[like] for name, like in REWARD_MODELS.items()}
+def folders(architectures: dict[str, str]) -> dict[str, str]:
+    """The folder of every model that a recipe names."""
+    return architectures | {name: architectures[like] for name, like in REWARD_MODELS.items()}
 
 
 def planned(recipe: str, folders: dict[str, str]) -> PPOConfig:

@@ -13,7 +13,6 @@ from rlhf_dist.plan.job import job_models
 from rlhf_dist.plan.pools import job_pools
 from rlhf_dist.plan.share import AWAY_BYTES, memory_share
 from rlhf_dist.rollout.vllm_engine import _arguments
-from tests.tiny import write_model
 
 GIB = 2**30
 
@@ -35,12 +34,11 @@ def test_a_share_that_was_set_stands() -> None:
     assert memory_share(RolloutConfig(memory_utilization=0.3), 80 * GIB, 4) == 0.3
 
 
-def test_the_plan_and_the_engine_take_the_same_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_model(tmp_path / "model")
+def test_the_plan_and_the_engine_take_the_same_share(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Device, "memory_bytes", lambda _: 8 * GIB)
     for placement, share in (("separate", 0.9), ("colocated", 0.45)):
         job = PPOConfig(placement=placement)
-        job.actor.model.path = job.reward.model.path = str(tmp_path / "model")
+        job.actor.model.path = job.reward.model.path = str(tiny_model)
         job = resolve_ppo(job)
         planned = job_models(job, CUDA)["rollout"].colocated_roles
         told = _arguments(job.actor.model, job.rollout, CUDA, ppo_beside(job))
