@@ -120,7 +120,7 @@ class Server:
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr(http_reward, "_FIRST_PAUSE_S", 0.01)
     found = Server()
-    thread = threading.Thread(target=found.http.serve_forever, daemon=True)
+    thread = threading.Thread(target=found.http.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     yield found
     found.http.shutdown()
