@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_dist import hostmemory
 from rlhf_dist.errors import UserError
+from rlhf_dist.hostmemory import Handle
 
 if TYPE_CHECKING:
     import torch
@@ -146,7 +147,7 @@ class Device:
         module = self.module()
         return {"device_allocated": module.memory_allocated(0), "device_peak": module.max_memory_allocated(0)}
 
-    def shared_buffer(self, nbytes: int) -> tuple[torch.Tensor, dict[str, Any]]:
+    def shared_buffer(self, nbytes: int) -> tuple[torch.Tensor, Handle]:
         """A buffer ``[nbytes]`` uint8 that another process of this node can open, and what it opens it with.
 
         On CUDA it lies on the device (CUDA IPC), elsewhere in the host's memory (`hostmemory.py`): Ascend's runtime has
@@ -162,7 +163,7 @@ class Device:
             return buffer, {"fields": [f.hex() if isinstance(f, bytes) else f for f in fields]}
         return hostmemory.share(nbytes)
 
-    def open_shared(self, handle: dict[str, Any], place: torch.device) -> torch.Tensor:
+    def open_shared(self, handle: Handle, place: torch.device) -> torch.Tensor:
         """The buffer of another process' :meth:`shared_buffer`, by its second result.
 
         Args:
@@ -177,7 +178,7 @@ class Device:
         storage = torch.UntypedStorage._new_shared_cuda(place.index or 0, *fields)
         return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
 
-    def free_shared(self, handle: dict[str, Any]) -> None:
+    def free_shared(self, handle: Handle) -> None:
         """Lets nobody else open a shared buffer of this process any more; who has it open keeps it."""
         if self.name != "cuda":
             hostmemory.release(handle)

@@ -8,7 +8,6 @@ import os
 import secrets
 import shutil
 from pathlib import Path
-from typing import Any
 
 PARTIAL = ".tmp"  # ends the name of what is being written
 ASIDE = ".old-"  # in the name of what was renamed away to be deleted; something random follows
@@ -49,7 +48,7 @@ def write_text_atomic(path: Path, text: str) -> None:
         partial.unlink(missing_ok=True)
 
 
-def write_json_atomic(path: Path, value: Any) -> None:
+def write_json_atomic(path: Path, value: object) -> None:
     """Writes ``value`` as indented JSON, as :func:`write_text_atomic` does. ValueError on NaN or infinity."""
     write_text_atomic(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 

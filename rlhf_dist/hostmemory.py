@@ -12,18 +12,20 @@ import fcntl
 import mmap
 import os
 import stat
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rlhf_dist.errors import RunError, UserError
 
 if TYPE_CHECKING:
     import torch
 
+Handle: TypeAlias = dict[str, Any]  # what tells another process where a buffer is; it goes through Ray
+
 # Its size is final: nobody can cut it under the feet of a process that has it mapped.
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
-def share(nbytes: int) -> tuple[torch.Tensor, dict[str, Any]]:
+def share(nbytes: int) -> tuple[torch.Tensor, Handle]:
     """A buffer ``[nbytes]`` uint8, and the handle by which another process may :func:`open_shared` it.
 
     It can be opened until :func:`release`; who has it open keeps it.
@@ -48,7 +50,7 @@ def share(nbytes: int) -> tuple[torch.Tensor, dict[str, Any]]:
     return buffer[:nbytes], {"pid": os.getpid(), "descriptor": descriptor, "nbytes": nbytes}
 
 
-def open_shared(handle: dict[str, Any]) -> torch.Tensor:
+def open_shared(handle: Handle) -> torch.Tensor:
     """The buffer of another process' :func:`share`, by its handle.
 
     Raises:
@@ -69,7 +71,7 @@ def open_shared(handle: dict[str, Any]) -> torch.Tensor:
         os.close(descriptor)  # the mapping keeps the memory
 
 
-def release(handle: dict[str, Any]) -> None:
+def release(handle: Handle) -> None:
     """Ends the time in which a buffer of this process can be opened."""
     os.close(handle["descriptor"])
 

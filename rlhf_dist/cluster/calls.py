@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import ray
 
 from rlhf_dist.cluster.group import WorkerGroup
-from rlhf_dist.cluster.waiting import wait_for_all
+from rlhf_dist.cluster.waiting import Ref, wait_for_all
 from rlhf_dist.types import Residency
 
 T = TypeVar("T")
@@ -33,7 +33,7 @@ class Call(Generic[T]):
 
     group: WorkerGroup
     method: str
-    args: Sequence[tuple[Any, ...]]
+    args: Sequence[tuple[object, ...]]
     combine: Callable[[list[Any]], T]
     needs: Residency = "all"
 
@@ -56,7 +56,7 @@ class StartedCall(Generic[T]):
     """
 
     call: Call[T]
-    refs: list[Any]
+    refs: list[Ref]
     started_at: float = field(default_factory=time.time)
 
     def wait(self, timeout_s: float) -> T:
@@ -69,7 +69,7 @@ class StartedCall(Generic[T]):
         """
         return self.combine(wait_for_calls([self], timeout_s))
 
-    def combine(self, answers: dict[Any, Any]) -> T:
+    def combine(self, answers: Mapping[Ref, Any]) -> T:
         """The result, of all answers by their references."""
         return self.call.combine([answers[ref] for ref in self.refs])
 
@@ -96,14 +96,14 @@ def call_all(group: WorkerGroup, method: Callable[Concatenate[E, P], R], *args: 
 def call_each(
     group: WorkerGroup,
     method: Callable[Concatenate[E, P], R],
-    args: Sequence[tuple[Any, ...]],
+    args: Sequence[tuple[object, ...]],
     combine: Callable[[list[R]], T],
 ) -> Call[T]:
     """A call with arguments of their own for each worker, whose answers ``combine`` puts together."""
     return Call(group, method.__name__, args, combine)
 
 
-def same_args(group: WorkerGroup, *args: Any) -> list[tuple[Any, ...]]:
+def same_args(group: WorkerGroup, *args: object) -> list[tuple[object, ...]]:
     """The same arguments for every worker; a batch that several calls take is in the object store once for all."""
     shared = tuple(group.batches.put(arg) for arg in args)
     return [shared] * group.size
@@ -116,7 +116,7 @@ def run_calls(calls: Sequence[Call[T]], timeout_s: float) -> list[T]:
     return [one.combine(answers) for one in started]
 
 
-def wait_for_calls(started: Sequence[StartedCall[Any]], timeout_s: float) -> dict[Any, Any]:
+def wait_for_calls(started: Sequence[StartedCall[Any]], timeout_s: float) -> dict[Ref, Any]:
     """Waits for every answer of several calls together; the first failure ends it.
 
     Returns:
@@ -127,7 +127,7 @@ def wait_for_calls(started: Sequence[StartedCall[Any]], timeout_s: float) -> dic
     logs = {name: log for one in started for name, log in one.call.group.log_of().items()}
     what = "/".join(one.call.method for one in started)
 
-    def answered(ref: Any) -> None:
+    def answered(ref: Ref) -> None:
         call = of[ref].call
         call.group.waiting(-1)
         call.group.answered(names[ref], call.method, of[ref].started_at)

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import ray
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from rlhf_dist.cluster.placement import Placement
 from rlhf_dist.cluster.prometheus import RunGauges
+from rlhf_dist.cluster.waiting import Ref
 from rlhf_dist.cluster.worker import Rendezvous, Worker
 from rlhf_dist.config.parsing import port_range
 from rlhf_dist.config.schema import ClusterConfig
@@ -65,7 +65,7 @@ class WorkerGroup:
         self.logs = [str(log_dir / f"{name}.log") for name in self.worker_names]
         worker_env = self.device.worker_env(resources.threads, cluster.interface) | placement.hidden_env(role)
         worker_env |= env
-        runtime_env: dict[str, Any] = {"env_vars": worker_env}
+        runtime_env: dict[str, object] = {"env_vars": worker_env}
         if py_executable is not None:
             runtime_env["py_executable"] = py_executable
         # Ray's dashboard and `ps` show an actor by its class: one named after the role tells which is which.
@@ -78,7 +78,7 @@ class WorkerGroup:
         ]
         variables = environment(cluster.env)
         #: What the workers were asked before their engines are made, by Ray's references; who builds waits for it.
-        self.prepared: dict[Any, str] = {}
+        self.prepared: dict[Ref, str] = {}
         if variables:
             asked = [worker.set_environment.remote(variables) for worker in self.workers]
             self.prepared = dict(zip(asked, self.worker_names, strict=True))
@@ -94,17 +94,17 @@ class WorkerGroup:
         for worker in self.workers:
             worker.import_ahead.remote(libraries)
 
-    def host_rendezvous(self) -> Any:
+    def host_rendezvous(self) -> Ref:
         """Asks the first worker to open the store at which they all meet; its answer is for :meth:`build`."""
         return self.workers[0].host_rendezvous.remote(self.ports, self.timeout_s)
 
     def build(
         self,
         address: tuple[str, int],
-        factory: Callable[..., Any],
-        args: Callable[[int], tuple[Any, ...]],
+        factory: Callable[..., object],
+        args: Callable[[int], tuple[object, ...]],
         collective: bool,
-    ) -> list[Any]:
+    ) -> list[Ref]:
         """Asks every worker to make its engine; ``Scheduler.build`` waits for the answers.
 
         Args:
@@ -151,8 +151,8 @@ class Construction:
     """
 
     group: WorkerGroup
-    factory: Callable[..., Any]
-    args: Callable[[int], tuple[Any, ...]]
+    factory: Callable[..., object]
+    args: Callable[[int], tuple[object, ...]]
     collective: bool
     libraries: Sequence[str] = ()
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import weakref
 from pathlib import Path
-from typing import Any
 
 import ray
 
+from rlhf_dist.cluster.waiting import Ref
 from rlhf_dist.types import Ragged
 
 _BY_VALUE = (str, int, float, Path, type(None))  # a reference would be larger
@@ -22,13 +22,13 @@ class Batches:
     """
 
     def __init__(self) -> None:
-        self._refs: dict[int, Any] = {}
+        self._refs: dict[int, Ref] = {}
 
     def __len__(self) -> int:
         """How many batches are in the store."""
         return len(self._refs)
 
-    def put(self, arg: Any) -> Any:
+    def put(self, arg: object) -> object:
         """What to call with in place of ``arg``: a reference to it; what is small goes by itself."""
         if isinstance(arg, _BY_VALUE):
             return arg

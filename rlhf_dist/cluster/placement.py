@@ -130,7 +130,7 @@ class Placement:
         except GetTimeoutError as error:
             raise ClusterError(f"the devices of {placed.pool.name} did not answer within {timeout_s:g} s") from error
 
-    def options(self, role: str, rank: int) -> dict[str, Any]:
+    def options(self, role: str, rank: int) -> dict[str, object]:
         """Ray's options for worker ``rank`` of ``role``: its bundle and its resources."""
         placed, resources = self._placed_pool(role), self.roles[role]
         own = {str(self.device.ray_resource): float(resources.devices)} if resources.devices else {}
@@ -210,7 +210,7 @@ def _side_by_side(lanes: dict[int, list[int]]) -> list[list[int]]:
     return [[index for index in wave if index is not None] for wave in itertools.zip_longest(*lanes.values())]
 
 
-def _options(placed: _PlacedPool, bundle: int, cpus: float, accelerators: dict[str, float]) -> dict[str, Any]:
+def _options(placed: _PlacedPool, bundle: int, cpus: float, accelerators: dict[str, float]) -> dict[str, object]:
     accelerators = dict(accelerators)
     return {
         "num_cpus": cpus,

@@ -10,7 +10,7 @@ from rlhf_dist.cluster.calls import Call, StartedCall, run_calls
 from rlhf_dist.cluster.device_sharing import Residents
 from rlhf_dist.cluster.group import Construction
 from rlhf_dist.cluster.placement import Placement
-from rlhf_dist.cluster.waiting import wait_for_all
+from rlhf_dist.cluster.waiting import Ref, wait_for_all
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -126,7 +126,7 @@ class Scheduler:
             wait_for_all(prepared, "starting", timeout_s, logs)
             hosts = {making.group.host_rendezvous(): making.group.worker_names[0] for making in now}
             addresses = wait_for_all(hosts, "starting", timeout_s, logs)
-            names: dict[Any, str] = {}
+            names: dict[Ref, str] = {}
             for making, ref in zip(now, hosts, strict=True):
                 refs = making.group.build(addresses[ref], making.factory, making.args, making.collective)
                 names |= zip(refs, making.group.worker_names, strict=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import ray
 from ray.exceptions import RayError
@@ -12,16 +12,18 @@ from ray.exceptions import RayError
 from rlhf_dist.cluster.failures import call_failure, tails
 from rlhf_dist.errors import RunError
 
+Ref: TypeAlias = "ray.ObjectRef[Any]"  # of an answer that a worker owes
+
 _LEAST_FETCH_S = 30.0  # to fetch an answer that came at the last moment
 
 
 def wait_for_all(
-    names: dict[Any, str],
+    names: dict[Ref, str],
     what: str,
     timeout_s: float,
     logs: dict[str, str],
-    answered: Callable[[Any], None] = lambda ref: None,
-) -> dict[Any, Any]:
+    answered: Callable[[Ref], None] = lambda ref: None,
+) -> dict[Ref, Any]:
     """Waits for all references; the first failure ends the waiting, whoever else is still at work.
 
     Args:
@@ -46,7 +48,7 @@ def wait_for_all(
     return answers
 
 
-def _get(ref: Any, name: str, what: str, timeout_s: float, logs: dict[str, str]) -> Any:
+def _get(ref: Ref, name: str, what: str, timeout_s: float, logs: dict[str, str]) -> Any:
     """The answer, which is there already, from wherever it is."""
     try:
         return ray.get(ref, timeout=timeout_s)

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import ray
 
@@ -20,6 +20,9 @@ from rlhf_dist.engine.random_state import mixed_seed
 from rlhf_dist.network import interface_of, listening_store
 from rlhf_dist.process_memory import release_freed
 from rlhf_dist.process_output import redirect_process_output
+
+if TYPE_CHECKING:
+    from torch.distributed import Store
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Worker:
         self.name = name
         self.host = host or ray.util.get_node_ip_address()  # where it listens for the others of the run
         self.gauges: Gauges | None = None
-        self.store: Any = None  # at which the role's workers meet, on the first of them
+        self.store: Store | None = None  # at which the role's workers meet, on the first of them
         if visible is not None:  # before anything looks for devices
             os.environ[visible[0]] = visible[1]
         # Relative paths of the configuration mean the launcher's directory, where this node has it too.
@@ -86,8 +89,8 @@ class Worker:
         seed: int,
         threads: int,
         rendezvous: Rendezvous | None,
-        factory: Callable[..., Any],
-        args: Any,
+        factory: Callable[..., object],
+        args: tuple[object, ...],
     ) -> None:
         """Prepares the process (device, threads, process group) and makes the engine: ``factory(*args)``."""
         import torch
@@ -102,7 +105,7 @@ class Worker:
         device.seed(mixed_seed(seed, self.name))  # and each its own for what it draws in training, as dropout does
         release_freed()
 
-    def call(self, method: str, *args: Any) -> Any:
+    def call(self, method: str, *args: object) -> object:
         """Runs one method of the engine."""
         try:
             return getattr(self.engine, method)(*args)
@@ -110,7 +113,7 @@ class Worker:
             release_freed()  # the next to work is another role, in the same memory
 
 
-def _join_process_group(device: Device, at: Rendezvous, store: Any) -> None:
+def _join_process_group(device: Device, at: Rendezvous, store: Store | None) -> None:
     import torch.distributed as dist
 
     # DeepSpeed looks for these even where the process group is there already.

@@ -16,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from rlhf_dist.durable import ASIDE, PARTIAL, remove_folder, replace_folder, sync_tree, write_json_atomic
 
@@ -34,7 +33,7 @@ class Checkpoint:
     path: Path
 
 
-def write_manifest(folder: Path, made_by: dict[str, Any]) -> None:
+def write_manifest(folder: Path, made_by: dict[str, object]) -> None:
     """Syncs all that is in ``folder`` to the disk, then writes the manifest that makes it a whole checkpoint.
 
     Args:
@@ -118,7 +117,7 @@ class Checkpoints:
         partial.mkdir(parents=True)
         return partial
 
-    def commit(self, step: int, made_by: dict[str, Any]) -> Path:
+    def commit(self, step: int, made_by: dict[str, object]) -> Path:
         """Makes the checkpoint that was begun for ``step`` whole. Returns where it is."""
         partial, path = self._partial(step), self.path(step)
         write_manifest(partial, made_by | {"step": step})

@@ -13,7 +13,8 @@ from rlhf_dist.controller.rundir import RunDir, read_jsonl
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Rows = Sequence[Mapping[str, Any]]
+Row = Mapping[str, Any]
+Rows = Sequence[Row]
 
 
 @dataclass(frozen=True)

@@ -31,10 +31,10 @@ class Identity:
         content: fingerprints of data, models and functions' files, by what they are; a moved file keeps its own.
     """
 
-    values: Mapping[str, Any]
+    values: Mapping[str, object]
     content: Mapping[str, str]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """As it stands in a checkpoint."""
         return {"values": dict(self.values), "content": dict(self.content)}
 
@@ -112,15 +112,15 @@ def differences(was: Identity, now: Identity, kind: type) -> list[str]:
     return lines
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(node: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     """The leaves of nested mappings by dotted name."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for name, child in node.items():
         found |= _flat(child, f"{prefix}{name}.") if isinstance(child, dict) else {prefix + name: child}
     return found

@@ -305,7 +305,7 @@ class PPO:
             metrics["loss/pretrain"] = actor.pretrain_loss
         return metrics
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, object]:
         """What a checkpoint must keep of the controller."""
         return {"kl_coef": self.kl.coef, "moments": asdict(self.moments), "version": self.version}
 

@@ -14,7 +14,7 @@ from rlhf_dist.config.roles import ACTOR, CRITIC
 from rlhf_dist.config.schema import PPOConfig
 from rlhf_dist.controller.parity import check_parity
 from rlhf_dist.controller.ppo import PPO, StepResult
-from rlhf_dist.controller.trainer import RunContext, Trainer
+from rlhf_dist.controller.trainer import RunContext, Scores, Trainer
 from rlhf_dist.data.pretraining import TextSampler
 from rlhf_dist.data.prompts import PromptSet
 from rlhf_dist.data.samplers import EpochSampler
@@ -80,13 +80,13 @@ class PPOTrainer(Trainer):
             self._write_samples(number, result)
         return dict(result.metrics) | {"tokens": float(result.experience.sequences.lengths.sum())}
 
-    def summary(self, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    def summary(self, before: Scores, after: Scores) -> dict[str, object]:
         """The first and the last evaluation, and the KL of the policy that was learned."""
         kl = "kl_sequence_mean"
         parts = [{name: value for name, value in part.items() if name != kl} for part in (before, after)]
         return super().summary(*parts) | {kl: after[kl]}
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, object]:
         """The algorithm's state."""
         return {"ppo": self.ppo.state()}
 

@@ -9,13 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from rlhf_dist.controller.curves import Rows, chart_svg, charts_of, save_curves_png, series
+from rlhf_dist.controller.curves import Row, Rows, chart_svg, charts_of, save_curves_png, series
 from rlhf_dist.controller.rundir import RunDir, read_jsonl
 from rlhf_dist.controller.view import duration
 from rlhf_dist.durable import write_text_atomic
@@ -50,7 +49,7 @@ class SummaryRow:
     change: str
 
 
-def summary_rows(summary: Mapping[str, Any]) -> list[SummaryRow]:
+def summary_rows(summary: Row) -> list[SummaryRow]:
     """The figures of summary.json that have a before and an after, known ones first."""
     before: Mapping[str, float | None] = summary["before"]
     after: Mapping[str, float | None] = summary["after"]
@@ -69,7 +68,7 @@ def _figure(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def summary_facts(summary: Mapping[str, Any]) -> dict[str, str]:
+def summary_facts(summary: Row) -> dict[str, str]:
     """The figures of summary.json that belong to the whole run, as text: KL, time, tokens."""
     facts = {}
     if summary.get("kl_sequence_mean") is not None:
@@ -81,7 +80,7 @@ def summary_facts(summary: Mapping[str, Any]) -> dict[str, str]:
     return facts
 
 
-def print_summary(summary: Mapping[str, Any], console: Console, *, title: str = "on held-out data") -> None:
+def print_summary(summary: Row, console: Console, *, title: str = "on held-out data") -> None:
     """Prints what a run changed as a short table: before, after, and the run's own figures below."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("")
@@ -129,7 +128,7 @@ def _text(value: object) -> str:
     return html.escape(str(value))
 
 
-def _head(run: RunDir, rows: Rows, summary: Mapping[str, Any] | None) -> str:
+def _head(run: RunDir, rows: Rows, summary: Row | None) -> str:
     keys = {key for row in rows for key in row}
     job = next((name for key, name in _JOBS.items() if key in keys), "run")
     badge = '<span class="badge done">finished</span>' if summary else '<span class="badge open">unfinished</span>'
@@ -139,7 +138,7 @@ def _head(run: RunDir, rows: Rows, summary: Mapping[str, Any] | None) -> str:
     return f'<h1>{_text(run.name)}{badge}</h1>\n<p class="lead">{_text(lead)}</p>'
 
 
-def _summary(summary: Mapping[str, Any] | None) -> str:
+def _summary(summary: Row | None) -> str:
     if summary is None:
         return ""
     lines = [
@@ -168,13 +167,13 @@ def _curves(rows: Rows) -> str:
     return '<h2>Curves</h2>\n<div class="grid">\n' + "\n".join(cards) + "\n</div>"
 
 
-def _pairs(samples: Rows) -> list[tuple[Mapping[str, Any], Mapping[str, Any] | None]]:
+def _pairs(samples: Rows) -> list[tuple[Row, Row | None]]:
     """The samples of the first step, each with one of the last step that has the same prompt."""
     first, last = samples[0]["step"], samples[-1]["step"]
     before = [sample for sample in samples if sample["step"] == first]
     if last == first:
         return [(sample, None) for sample in before]
-    after: dict[str, list[Mapping[str, Any]]] = {}
+    after: dict[str, list[Row]] = {}
     for sample in samples:
         if sample["step"] == last:
             after.setdefault(sample["prompt"], []).append(sample)
@@ -195,14 +194,14 @@ def _samples(samples: Rows) -> str:
     return f"<h2>{heading}</h2>\n" + "\n".join(cards)
 
 
-def _pair(before: Mapping[str, Any], after: Mapping[str, Any] | None) -> str:
+def _pair(before: Row, after: Row | None) -> str:
     sides = "".join(_side(sample) for sample in (before, after) if sample is not None)
     one = "" if after is not None else ' style="grid-template-columns: 1fr"'
     prompt = f"<p><span>prompt</span>{_text(before['prompt'])}</p>"
     return f'<div class="card sample">{prompt}<div class="pair"{one}>{sides}</div></div>'
 
 
-def _side(sample: Mapping[str, Any]) -> str:
+def _side(sample: Row) -> str:
     figures = [
         f"{name} <b>{sample[key]:.2f}</b>"
         for key, name in (("score", "score"), ("kl", "KL"), ("judge", "judge"))

@@ -9,7 +9,7 @@ from rlhf_dist.algo.losses import ranking_loss
 from rlhf_dist.cluster.roles import TrainedReward
 from rlhf_dist.config.roles import REWARD
 from rlhf_dist.config.schema import RewardModelConfig
-from rlhf_dist.controller.trainer import RunContext, Trainer
+from rlhf_dist.controller.trainer import RunContext, Scores, Trainer
 from rlhf_dist.data.samplers import EpochSampler, steps_of
 from rlhf_dist.types import Comparisons, Demonstrations
 
@@ -71,11 +71,11 @@ class RewardModelTrainer(Trainer):
             self.context.run(self.reward.shift(self._bias))
         return True
 
-    def summary(self, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    def summary(self, before: Scores, after: Scores) -> dict[str, object]:
         """The first and the last evaluation, and what the scores were shifted by."""
         return super().summary(before, after if self._bias is None else after | {"score_bias": self._bias})
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, object]:
         """What the scores were shifted by."""
         return {"score_bias": self._bias}
 

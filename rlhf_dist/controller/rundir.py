@@ -120,7 +120,7 @@ class RunDir:
                 write_text_atomic(path, "".join(_lines_up_to(path, step)))
         self.summary.unlink(missing_ok=True)
 
-    def append_samples(self, samples: Iterable[Mapping[str, Any]]) -> None:
+    def append_samples(self, samples: Iterable[Mapping[str, object]]) -> None:
         """Appends lines to samples.jsonl: step, prompt, response, score, kl, judge (or null), finished."""
         with self.samples.open("a", encoding="utf-8") as file:
             for sample in samples:

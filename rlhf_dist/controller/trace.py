@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from rlhf_dist.durable import write_text_atomic
 
@@ -44,7 +43,7 @@ class Timer:
         self._path = path
         self._on_phase = on_phase
         self._epoch = time.time() - time.perf_counter()
-        self._events: deque[dict[str, Any]] = deque(maxlen=max_events)
+        self._events: deque[dict[str, object]] = deque(maxlen=max_events)
         self._recorded = 0
         self._rows: dict[str, int] = {_LOOP: 0}
         self._lock = threading.Lock()

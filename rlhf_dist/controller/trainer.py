@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from rlhf_dist.cluster.calls import Call
 from rlhf_dist.cluster.fork_server import ForkServer
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rlhf_dist.controller.view import LiveView
 
 T = TypeVar("T")
+Scores: TypeAlias = "dict[str, float | None]"  # of an evaluation, by the figure
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class RunContext:
         """The result of a call on a role, waited for until the deadline."""
         return self.scheduler.run(call, timeout_s=self.cluster.call_timeout_s)
 
-    def write_samples(self, samples: Iterable[Mapping[str, Any]]) -> None:
+    def write_samples(self, samples: Iterable[Mapping[str, object]]) -> None:
         """Appends lines to samples.jsonl."""
         self.start.lock.check()
         with writing(self.directory.samples):
@@ -133,18 +134,18 @@ class Trainer(ABC):
         """Does step ``number`` (from 1). Returns its metrics, tokens of the step as `tokens` among them."""
 
     @abstractmethod
-    def evaluate(self, number: int) -> dict[str, float | None]:
+    def evaluate(self, number: int) -> Scores:
         """The figures of what ``number`` steps have learned, over what is held out; None for one that cannot be had."""
 
     def complete(self) -> bool:
         """Called when all steps are done: does what the model still lacks. Returns whether that changed it."""
         return False
 
-    def summary(self, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    def summary(self, before: Scores, after: Scores) -> dict[str, object]:
         """summary.json without its times, from the first evaluation and the last."""
         return {"before": before, "after": after}
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, object]:
         """What a checkpoint must keep beside the roles' states (JSON)."""
         return {}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 _Row = tuple[ChatPrompt, list[str], list[int]]
 
 
@@ -75,7 +76,7 @@ def _read(record: Record) -> _Row:
     return prompt, responses, ranking
 
 
-def _check_items(record: Record, field: str, items: list[Any], kind: type, expected: str) -> None:
+def _check_items(record: Record, field: str, items: list[object], kind: type, expected: str) -> None:
     for number, item in enumerate(items, 1):
         if not isinstance(item, kind) or isinstance(item, bool):
             raise record.error(f"entry {number} of {field!r} is {kind_of(item)}, expected {expected}")
@@ -111,5 +112,5 @@ def _tokenize(rows: list[_Row], tokenizer: PreTrainedTokenizerBase, max_tokens: 
     )
 
 
-def _repeat(items: list[Any], counts: list[int]) -> list[Any]:
+def _repeat(items: list[T], counts: list[int]) -> list[T]:
     return [item for item, count in zip(items, counts, strict=True) for _ in range(count)]

@@ -47,7 +47,7 @@ def model_fingerprint(path: str) -> str:
     return _digest(part for file in files if file.is_file() for part in _samples(file))
 
 
-def function_fingerprint(function: Callable[..., Any]) -> str:
+def function_fingerprint(function: Callable[..., object]) -> str:
     """Of the file that a function stands in; its name where it has none."""
     module = sys.modules.get(getattr(function, "__module__", ""))
     file = inspect.getsourcefile(module) if module is not None else None

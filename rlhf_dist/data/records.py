@@ -27,7 +27,7 @@ class Record:
     """
 
     where: str
-    fields: Mapping[str, Any]
+    fields: Mapping[str, object]
 
     def has(self, name: str) -> bool:
         """Whether the field is there, and not null."""
@@ -40,6 +40,10 @@ class Record:
     def list(self, name: str) -> list[Any]:
         """The list of a field. UserError where it is missing or no list."""
         return list(self._get(name, list))
+
+    def object(self, name: str) -> dict[str, Any]:
+        """The object of a field. UserError where it is missing or no object."""
+        return dict(self._get(name, dict))
 
     def _get(self, name: str, kind: type) -> Any:
         if not self.has(name):
@@ -78,7 +82,7 @@ def read_records(path: str, split: str, growing: bool = False) -> list[Record]:
     return records
 
 
-def kind_of(value: Any) -> str:
+def kind_of(value: object) -> str:
     """What a JSON value is, in words."""
     return "null" if value is None else _WORDS.get(type(value), type(value).__name__)
 

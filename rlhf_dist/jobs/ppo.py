@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -121,7 +120,7 @@ def _ppo_roles(config: PPOConfig, context: RunContext, device: Device, stop_toke
     making: list[Construction] = []
     present = {role.name for role in job_roles(config)}
 
-    def modelled(name: str, factory: Callable[..., Any], role: ModelRoleConfig, *args: Any) -> WorkerGroup:
+    def modelled(name: str, factory: Callable[..., object], role: ModelRoleConfig, *args: object) -> WorkerGroup:
         group, first = context.group(name), unsharded_alone(role, device)
         libraries = libraries_of(first, device)
         making.append(Construction(group, factory, lambda _: (first, device, *args), True, libraries))

@@ -152,7 +152,7 @@ def _check_nodes(config: C, placement: Placement, directory: RunDir) -> None:
 
 
 def build_models(
-    context: RunContext, roles: Mapping[str, tuple[Callable[..., Any], tuple[Any, ...]]]
+    context: RunContext, roles: Mapping[str, tuple[Callable[..., object], tuple[object, ...]]]
 ) -> list[WorkerGroup]:
     """Starts the workers of roles, and makes their engines.
 
@@ -161,7 +161,7 @@ def build_models(
         roles: by name, what makes an engine of the role, and its arguments: the same for all of its workers.
     """
 
-    def construction(role: str, factory: Callable[..., Any], arguments: tuple[Any, ...]) -> Construction:
+    def construction(role: str, factory: Callable[..., object], arguments: tuple[object, ...]) -> Construction:
         return Construction(context.group(role), factory, lambda _: arguments, collective=True)
 
     making = [construction(role, factory, arguments) for role, (factory, arguments) in roles.items()]

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from rlhf_dist.data.chat import Message, read_prompt
 from rlhf_dist.data.records import Record, kind_of, read_records
@@ -29,9 +28,9 @@ class Answer:
     id: str
     text: str
     model: str | None = None
-    details: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, object] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """As it stands in a file; details stand beside the other fields."""
         named = {"id": self.id, "text": self.text} | ({} if self.model is None else {"model": self.model})
         return named | {key: value for key, value in self.details.items() if key not in ("id", "text", "model")}
@@ -51,7 +50,7 @@ class Prompt:
     messages: tuple[Message, ...]
     plain: str | None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The fields of a row: `prompt_id`, and `prompt` or `messages`."""
         row = {"messages": list(self.messages)} if self.plain is None else {"prompt": self.plain}
         return {"prompt_id": self.id, **row}
@@ -78,7 +77,7 @@ class Candidates:
     answers: tuple[Answer, ...] = ()
     known: Ranking | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """As one line of a file."""
         row = self.prompt.to_json() | {"answers": [answer.to_json() for answer in self.answers]}
         return row if self.known is None else row | {"known": [list(tied) for tied in self.known]}

@@ -67,9 +67,9 @@ class Judgement:
     replaces: str | None = None
     withdrawn: bool = False
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """As one line of a file: what is not there, or says nothing, is left out."""
-        row: dict[str, Any] = {"id": self.id, "task": self.task, **self.prompt.to_json()}
+        row: dict[str, object] = {"id": self.id, "task": self.task, **self.prompt.to_json()}
         row |= {"answers": [answer.to_json() for answer in self.answers]}
         row |= {"labeller": self.labeller, "source": self.source, "at": self.at, "seconds": round(self.seconds, 3)}
         row |= {"ranking": [list(tied) for tied in self.ranking]} if self.ranking else {}
@@ -247,9 +247,9 @@ def _strength(record: Record) -> int | None:
 
 
 def _ratings(record: Record, answers: tuple[Answer, ...]) -> dict[str, dict[str, Rating]]:
-    ratings = record.fields.get("ratings") or {}
+    ratings = record.object("ratings") if record.has("ratings") else {}
     names = {answer.id for answer in answers}
-    for name, given in ratings.items() if isinstance(ratings, dict) else [("", None)]:
+    for name, given in ratings.items():
         if name not in names or not isinstance(given, dict):
             raise record.error("the field 'ratings' must hold, by the id of an answer, an object of questions")
         for question, value in given.items():

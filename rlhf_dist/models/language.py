@@ -121,7 +121,7 @@ def _hidden_states(backbone: nn.Module, batch: MicroBatch) -> Tensor:
     ).last_hidden_state
 
 
-def _common_arguments(config: ModelConfig, device: Device) -> dict[str, Any]:
+def _common_arguments(config: ModelConfig, device: Device) -> dict[str, object]:
     return {
         "dtype": device.dtype(config.dtype),
         "attn_implementation": device.attention(config.attention, config.dtype),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -23,6 +23,8 @@ from rlhf_dist.errors import RunError
 from rlhf_dist.weights.groups import dial
 from rlhf_dist.weights.packing import ParamInfo
 from rlhf_dist.weights.transport import Endpoint, TransferGroup
+
+Fields: TypeAlias = dict[str, Any]  # of a dataclass: vLLM's calls of its workers carry plain values
 
 
 class Receiver:
@@ -38,7 +40,7 @@ class Receiver:
         self._group: TransferGroup | None = None
         self._expected: set[str] = set()
 
-    def join(self, endpoint: dict[str, Any], rank: int) -> None:
+    def join(self, endpoint: Fields, rank: int) -> None:
         """Joins the group as member ``rank``.
 
         Args:
@@ -60,7 +62,7 @@ class Receiver:
         self._expected = {name for name, _ in self._model.named_parameters()}
         initialize_layerwise_reload(self._model)
 
-    def load(self, parameters: list[dict[str, Any]]) -> None:
+    def load(self, parameters: list[Fields]) -> None:
         """Takes one full set of weights from the sender.
 
         Args:
@@ -101,12 +103,12 @@ class WorkerExtension:
     model_config: Any
     vllm_config: Any
 
-    def rlhf_join(self, endpoint: dict[str, Any], first_rank: int) -> None:
+    def rlhf_join(self, endpoint: Fields, first_rank: int) -> None:
         """Joins the group that weights come through; the engine's first process is its member ``first_rank``."""
         self.rlhf_receiver = Receiver(self.model_runner.get_model(), self.device)
         self.rlhf_receiver.join(endpoint, first_rank + self.rank)
 
-    def rlhf_receive(self, parameters: list[dict[str, Any]]) -> None:
+    def rlhf_receive(self, parameters: list[Fields]) -> None:
         """Takes one full set of weights, and makes them serve."""
         with set_current_vllm_config(self.vllm_config), torch.inference_mode(), torch.device(self.device):
             self.rlhf_receiver.prepare()
