@@ -84,7 +84,7 @@ def _check(descriptor: int, nbytes: int) -> None:
         seals = 0
     ours = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
     if not ours or seals & _SEALS != _SEALS or found.st_size != max(nbytes, 1):
-        raise RunError("what was offered as shared memory is something else: it was left alone")
+        raise RunError("the descriptor offered as shared memory is something else, and was not opened")
 
 
 def _mapped(descriptor: int, size: int) -> torch.Tensor:

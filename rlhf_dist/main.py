@@ -87,7 +87,9 @@ def default_recipe(name: str) -> Path:
     """
     recipe = Path(__file__).resolve().parent.parent / "configs" / f"{name}_llama.yaml"
     if not recipe.is_file():
-        raise UserError(f"{recipe} is not there: run from a checkout of the repository (pip install -e .)")
+        raise UserError(
+            f"there is no {recipe}: install the package from a checkout of its repository (pip install -e .)"
+        )
     return recipe
 
 

@@ -66,12 +66,14 @@ def can_never_fit(wanted: Mapping[str, Wanted], cluster: Sequence[Node]) -> str 
     for pool, want in wanted.items():
         for bundle in want.bundles:
             if not any(_holds(node.present, bundle) for node in cluster):
-                return f"no node has {_amounts(bundle)} together, as {pool} needs it"
+                return f"no single node has {_amounts(bundle)}, which {pool} needs"
         if want.strategy == "strict_pack" and not any(_holds(node.present, want.at_once) for node in cluster):
-            return f"{pool} (strict_pack): no node has {_amounts(want.at_once)}, as all of it needs together"
+            return f"{pool} (strict_pack): no single node has {_amounts(want.at_once)}, which it needs in all"
         usable = sum(any(_holds(node.present, bundle) for bundle in want.bundles) for node in cluster)
         if want.strategy == "strict_spread" and len(want.bundles) > usable:
-            return f"{pool} (strict_spread): {len(want.bundles)} nodes are needed, and {usable} can hold a part of it"
+            return (
+                f"{pool} (strict_spread): {len(want.bundles)} nodes are needed, but only {usable} can hold a part of it"
+            )
     return None
 
 

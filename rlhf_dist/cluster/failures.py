@@ -63,11 +63,12 @@ def ray_failure(error: RayError, who: str) -> Exception:
         return UserError(f"{who}: the Ray cluster refuses its token ({kind}): {TOKEN_HELP}")
     if isinstance(error, _NO_PLACE):
         return ClusterError(
-            f"{who}: its place in the cluster is gone, as when a node is lost ({kind}): {_line(detail)}"
+            f"{who}: its place in the cluster is gone, probably because a node was lost ({kind}): {_line(detail)}"
         )
     if isinstance(error, OutOfDiskError):
         return RunError(
-            f"{who}: the object store and the disk beneath it are full ({kind}): make room on the disk of Ray's "
+            f"{who}: the object store, and the disk that it spills to, are full ({kind}): make room on the disk "
+            "of Ray's "
             "temporary folder (/tmp/ray), or raise cluster.object_store_gib",
             detail,
         )
@@ -78,7 +79,7 @@ def ray_failure(error: RayError, who: str) -> Exception:
     if isinstance(error, GetTimeoutError):
         return RunError(f"{who}: the answer did not arrive in time ({kind})", detail)
     if isinstance(error, RuntimeEnvSetupError):
-        return RunError(f"{who}: Ray could not make its environment ({kind}): {_line(detail, 1)}", detail)
+        return RunError(f"{who}: Ray could not set up its runtime environment ({kind}): {_line(detail, 1)}", detail)
     return RunError(f"{who}: {kind}: {_line(detail)}", detail)
 
 
@@ -135,9 +136,9 @@ def _told(
     largest = sorted(roles.items(), key=lambda role: -sum(role[1]))
     took = ", ".join(f"{role} {' + '.join(_gib(size) for size in sizes)}" for role, sizes in largest)
     killed = f"worker {name} was" if not others else f"workers {', '.join([name, *others])} were"
-    took_text = f"; its roles took, when last seen, in GiB: {took}" if took else ""
+    took_text = f"; last known memory of its roles, in GiB: {took}" if took else ""
     return MemoryRanOut(
-        f"{killed} killed in {what}, as the {_gib(total)} GiB of memory of node {node} ran out{took_text}",
+        f"{killed} killed during {what}, because node {node} ran out of its {_gib(total)} GiB of memory{took_text}",
         tails([name], logs) if name in logs else "",
         {role: sum(sizes) for role, sizes in largest},
         total,

@@ -66,7 +66,7 @@ class ForkServer:
             if ended or time.monotonic() > deadline:
                 what = "ended" if ended else f"is not ready within {_START_S:g} s"
                 raise RunError(
-                    f"the process that forks workers {what}; cluster.fork_workers=false does without it",
+                    f"the process that forks workers {what}; cluster.fork_workers=false runs without it",
                     self._log.read_text(errors="replace"),
                 )
             time.sleep(_POLL_S)

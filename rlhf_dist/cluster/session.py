@@ -83,19 +83,19 @@ def _check_cluster_answers(address: str) -> None:
     """
     if "://" in address or not address.rpartition(":")[2].isdigit():
         return
-    says = f"the Ray cluster at {address} asks for a token"
+    says = f"the Ray cluster at {address} requires a token"
     needs_one = get_authentication_mode() == AuthenticationMode.TOKEN
     if needs_one and not _has_token():  # Ray would abort the process
-        raise UserError(f"RAY_AUTH_MODE=token, and there is no token: {TOKEN_HELP}")
+        raise UserError(f"RAY_AUTH_MODE=token is set, but there is no token: {TOKEN_HELP}")
     try:
         call_with_deadline(lambda: GcsClient(address=address), ANSWER_TIMEOUT_S)
     except DeadlinePassed as error:
-        raise ConnectionError(f"what listens there did not answer within {ANSWER_TIMEOUT_S:g} s") from error
+        raise ConnectionError(f"the service at that address did not answer within {ANSWER_TIMEOUT_S:g} s") from error
     except AuthenticationError as error:
         if needs_one:
-            raise UserError(f"{says}, and this process has another one: {TOKEN_HELP}") from error
-        there = " (a token is there, the mode is not)" if _has_token() else ""
-        raise UserError(f"{says}, and this process sends none{there}: {TOKEN_HELP}") from error
+            raise UserError(f"{says}, but this process has a different one: {TOKEN_HELP}") from error
+        there = " (it has one, but RAY_AUTH_MODE is not token)" if _has_token() else ""
+        raise UserError(f"{says}, but this process sends none{there}: {TOKEN_HELP}") from error
 
 
 def _has_token() -> bool:

@@ -109,7 +109,7 @@ def _answers(asked: Mapping[ray.ObjectRef, str]) -> dict[str, list[str]]:
     _, late = ray.wait(list(asked), num_returns=len(asked), timeout=TIMEOUT_S)
     found: dict[str, list[str]] = {}
     for ref, node in asked.items():
-        problems = [f"no answer within {TIMEOUT_S:g} s to what it sees of the run's folder"]
+        problems = [f"no answer within {TIMEOUT_S:g} s when asked for the run's folder"]
         if ref not in late:
             try:
                 problems = ray.get(ref, timeout=TIMEOUT_S)

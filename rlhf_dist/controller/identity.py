@@ -84,8 +84,8 @@ def check_same_run(checkpoint: Path, now: Identity, config: Any, tell: Callable[
     if lines and not config.run.resume_changed:
         what = f"something else ({len(lines)} lines above)" if len(lines) > 1 else "something else (the line above)"
         raise UserError(
-            f"{checkpoint} was made with {what}, and going on from it would not give this run's result: "
-            "run.resume_changed=true goes on all the same"
+            f"{checkpoint} was made with {what}, so resuming from it would not give this run's result: "
+            "run.resume_changed=true resumes anyway"
         )
 
 

@@ -117,7 +117,7 @@ class RunLock:
             while self._path is None:
                 self._try_to_own()
         except OSError as error:
-            raise UserError(f"{self._folder}: cannot be made ({error.strerror}); choose another run.dir") from error
+            raise UserError(f"{self._folder}: cannot be created ({error.strerror}); choose another run.dir") from error
         self._heart.start()
         return self
 
@@ -186,8 +186,8 @@ class RunLock:
                 return True
             if owner is not None and (owner.is_near or (owner, beat) != first):
                 raise UserError(
-                    f"{self._folder} belongs to a run that is alive ({owner}): stop that one first, or choose another "
-                    "run.name"
+                    f"{self._folder} belongs to a run that is still active ({owner}): stop that one first, or "
+                    "choose another run.name"
                 )
             if self._age(path) >= self._silent_s or time.monotonic() - started >= self._silent_s:
                 return True

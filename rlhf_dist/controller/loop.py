@@ -93,7 +93,7 @@ class Loop:
                     self._save_or_warn()
         self._save_all()
         if context.stop.wanted:
-            raise StoppedByUser("stopped after the last step: all is saved, and run.resume=true evaluates it")
+            raise StoppedByUser("stopped after the last step: everything is saved; run.resume=true does the evaluation")
         return self._summarize()
 
     def _take_up(self) -> None:
@@ -112,7 +112,7 @@ class Loop:
         with writing(context.directory.root):
             start.write_config()
             context.directory.rewind(self._progress.step)
-        context.view.note(f"going on after step {self._progress.step} ({start.checkpoint.path})")
+        context.view.note(f"resuming after step {self._progress.step} ({start.checkpoint.path})")
 
     def _step(self, metrics: MetricsWriter) -> None:
         context, number = self._context, self._progress.step + 1
@@ -153,7 +153,7 @@ class Loop:
         if step == 0:
             raise StoppedByUser("stopped before the first step")
         path = self._save()
-        raise StoppedByUser(f"stopped after step {step}; go on with run.resume=true (checkpoint: {path})")
+        raise StoppedByUser(f"stopped after step {step}; resume with run.resume=true (checkpoint: {path})")
 
     def _save_or_warn(self) -> None:
         """A checkpoint on the way: where it fails, the run goes on with those that it has."""
@@ -165,7 +165,7 @@ class Loop:
             newest = self._context.directory.checkpoints.newest()
             has = f"the newest one is {newest.path}" if newest is not None else "there is none yet"
             self._warn(
-                f"the checkpoint of step {self._progress.step} was not written: {error}; the run goes on ({has})"
+                f"the checkpoint of step {self._progress.step} was not written: {error}; the run continues ({has})"
             )
         finally:
             self._policy.tried()
@@ -214,7 +214,7 @@ class Loop:
             self._context.run(role.save_checkpoint(folder / name))
             if not any((folder / name).glob("*")):
                 raise RunError(
-                    f"the workers of {name} have written a checkpoint, and nothing of it is in {folder / name} here: "
+                    f"the workers of {name} have written a checkpoint, but nothing of it is in {folder / name} here: "
                     "run.dir must be on a disk that all nodes share"
                 )
         self._count_time()
@@ -255,7 +255,7 @@ class Loop:
         except LockLost:
             raise
         except Exception as error:
-            self._context.view.note("the model and a checkpoint are saved; run.resume=true makes up for the evaluation")
+            self._context.view.note("the model and a checkpoint are saved; run.resume=true repeats the evaluation")
             if isinstance(error, UserError):  # not of the configuration, that was checked, and the run was at its end
                 raise RunError(str(error)) from error
             raise

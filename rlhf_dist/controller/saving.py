@@ -59,7 +59,7 @@ class Best:
         if self.metric not in known:
             sign = _DOWN if self.sign < 0 else ""
             raise UserError(
-                f"run.keep_best={sign}{self.metric}: this run has no figure of that name{suggest(self.metric, known)}"
+                f"run.keep_best={sign}{self.metric}: this run has no metric of that name{suggest(self.metric, known)}"
             )
 
 

@@ -62,13 +62,13 @@ class Start:
                 return True
             if self.checkpoint is None:
                 raise UserError(
-                    f"{root} ended at step {self.finished} of {steps}, and has no whole checkpoint to go on from: "
-                    "choose another run.name, or run.overwrite=true to begin again"
+                    f"{root} ended at step {self.finished} of {steps}, and has no complete checkpoint to resume from: "
+                    "choose another run.name, or start again with run.overwrite=true"
                 )
         if self.checkpoint is not None and self.checkpoint.step > steps:
             raise UserError(
-                f"{self.checkpoint.path} is at step {self.checkpoint.step}, and the run shall have {steps}: ask for "
-                "more steps, or choose another run.name"
+                f"{self.checkpoint.path} is at step {self.checkpoint.step}, but the run is configured for "
+                f"{steps}: ask for more steps, or choose another run.name"
             )
         return False
 
@@ -121,16 +121,16 @@ def _refuse_strangers(directory: RunDir, run: RunConfig, kind: str) -> None:
     """Passes where the place is free, or holds a run that may be gone on with or replaced."""
     root = directory.root
     if root.exists() and not root.is_dir():
-        raise UserError(f"{root} is in the way: it is no directory; choose another run.name")
+        raise UserError(f"{root} exists and is not a directory: choose another run.name")
     if not directory.leftovers():
         return
     if run.resume == "false" and not run.overwrite:
         raise UserError(
-            f"{root} exists already: run.resume=true goes on from it, run.overwrite=true replaces it, another run.name "
-            "leaves it alone"
+            f"{root} exists already: run.resume=true resumes it, run.overwrite=true replaces it, another run.name "
+            "keeps it"
         )
     if not directory.config.exists():
-        raise UserError(f"{root} is not a run (no config.yaml), and is left alone: choose another run.name")
+        raise UserError(f"{root} is not a run (no config.yaml), so it is kept: choose another run.name")
     if run.resume != "false" and (theirs := _kind_there(directory)) != kind:
         raise UserError(
             f"{root} is a run of another job ({theirs}, this one is {kind}): choose another run.name, or "
@@ -157,15 +157,17 @@ def _found(start: Start, run: RunConfig) -> Start:
         if damaged:
             path, what = next(iter(damaged.items()))
             raise UserError(
-                f"no checkpoint in {checkpoints.folder} is whole ({path.name}: {what}): run.overwrite=true begins again"
+                f"no checkpoint in {checkpoints.folder} is complete ({path.name}: {what}): run.overwrite=true "
+                "starts again"
             )
         if directory.model.exists():
             raise UserError(
-                f"{directory.root} holds a trained model, and no checkpoint to go on from: choose another run.name, or "
-                "run.overwrite=true to begin again"
+                f"{directory.root} holds a trained model, but no checkpoint to resume from: choose another "
+                "run.name, or start again with run.overwrite=true"
             )
         if run.resume == "true":
             raise UserError(
-                f"run.resume=true: {directory.root} has no checkpoint to go on from; run.resume=auto would begin"
+                f"run.resume=true: {directory.root} has no checkpoint to resume from; run.resume=auto would "
+                "start a new run"
             )
     return dataclasses.replace(start, checkpoint=checkpoint, finished=finished, notes=tuple(notes))

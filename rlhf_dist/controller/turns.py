@@ -129,15 +129,16 @@ def _replies(environment: Environment, prompts: list[str], responses: list[str])
         replies = call_with_deadline(lambda: list(environment.reply(prompts, responses)), environment.timeout_s)
     except DeadlinePassed as error:
         raise RunError(
-            f"{name} gave no replies to {about} within {environment.timeout_s:g} s (ppo.function_timeout_s), {first}"
+            f"{name} returned no replies to {about} within {environment.timeout_s:g} s "
+            f"(ppo.function_timeout_s), {first}"
         ) from error
     except Exception as error:  # the user's code may raise anything
         raise RunError(f"{name} failed on {about}, {first}: {describe_error(error)}") from error
     if len(replies) != len(responses):
-        raise RunError(f"{name} gave {len(replies)} replies to {about}")
+        raise RunError(f"{name} returned {len(replies)} replies to {about}")
     for reply, response in zip(replies, responses, strict=True):
         if reply is not None and not _is_text(reply):
-            raise RunError(f"{name} replied to {response[:120]!r} with {ascii(reply)[:120]}: expected a text or None")
+            raise RunError(f"{name} replied to {response[:120]!r} with {ascii(reply)[:120]}: expected a string or None")
     return replies
 
 

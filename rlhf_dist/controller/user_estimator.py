@@ -36,13 +36,15 @@ class UserEstimator:
             answer = call_with_deadline(lambda: self.function(episodes), self.timeout_s)
         except DeadlinePassed as error:
             raise RunError(
-                f"ppo.advantage {self.name} gave no advantages of {len(episodes.lengths)} responses within "
+                f"ppo.advantage {self.name} returned no advantages for {len(episodes.lengths)} responses within "
                 f"{self.timeout_s:g} s (ppo.function_timeout_s)"
             ) from error
         except Exception as error:  # the user's code may raise anything
             raise RunError(f"ppo.advantage {self.name} failed: {describe_error(error)}") from error
         if not isinstance(answer, tuple) or len(answer) != 2:
-            raise RunError(f"ppo.advantage {self.name} gave {type(answer).__name__}: expected (advantages, returns)")
+            raise RunError(
+                f"ppo.advantage {self.name} returned {type(answer).__name__}: expected (advantages, returns)"
+            )
         advantages, returns = answer
         self._check("advantages", advantages, episodes)
         if returns is not None:
@@ -52,16 +54,18 @@ class UserEstimator:
     def _check(self, what: str, values: object, episodes: Episodes) -> None:
         expected = tuple(episodes.rewards.shape)
         if not isinstance(values, Tensor):
-            raise RunError(f"ppo.advantage {self.name} gave {what} of type {type(values).__name__}: expected a tensor")
+            raise RunError(
+                f"ppo.advantage {self.name} returned {what} of type {type(values).__name__}: expected a tensor"
+            )
         if tuple(values.shape) != expected:
             raise RunError(
-                f"ppo.advantage {self.name} gave {what} of shape {tuple(values.shape)}, expected {expected}: one for "
-                "each response token"
+                f"ppo.advantage {self.name} returned {what} of shape {tuple(values.shape)}, expected "
+                f"{expected}: one for each response token"
             )
         bad = torch.nonzero(~torch.isfinite(values)).flatten().tolist()
         if bad:
             row = int(torch.searchsorted(torch.cumsum(episodes.lengths, 0), torch.tensor(bad[0]), right=True))
             raise RunError(
-                f"ppo.advantage {self.name} gave {what} that are not finite for {len(bad)} of {expected[0]} tokens, "
-                f"the first of them {float(values[bad[0]])} in response {row} of the batch"
+                f"ppo.advantage {self.name} returned {what} that are not finite for {len(bad)} of {expected[0]} "
+                f"tokens, the first of them {float(values[bad[0]])} in response {row} of the batch"
             )

@@ -50,7 +50,7 @@ def read_prompt(record: Record) -> ChatPrompt:
         return ChatPrompt(record, [{"role": "user", "content": text}], text)
     messages = read_messages(record)
     if messages[-1]["role"] == "assistant":
-        raise record.error("the last of 'messages' is the assistant's, expected one that asks for an answer")
+        raise record.error("the last of 'messages' is the assistant's, expected a message to be answered")
     return ChatPrompt(record, messages, None)
 
 
@@ -125,5 +125,5 @@ def require_answer(record: Record, messages: list[Message]) -> tuple[ChatPrompt,
     if messages[-1]["role"] != "assistant":
         raise record.error(f"the last of 'messages' is from {messages[-1]['role']!r}, expected the assistant's answer")
     if len(messages) == 1:
-        raise record.error("'messages' holds an answer only, expected a message before it")
+        raise record.error("'messages' holds only an answer, expected a message before it")
     return ChatPrompt(record, messages[:-1], None), messages[-1]["content"]

@@ -47,9 +47,11 @@ def load_comparisons(
     rows = [_read(record) for record in read_records(path, split)]
     ranked = [row for row in rows if len(set(row[2])) > 1]
     if not ranked:
-        raise UserError(f"{path}: the answers of every row tie, there is no pair to learn from")
+        raise UserError(f"{path}: all answers tie in every row, so there is no pair to train on")
     if len(ranked) < len(rows):
-        _log.warning("%s: %d of %d rows left out, as all their answers tie", path, len(rows) - len(ranked), len(rows))
+        _log.warning(
+            "%s: %d of %d rows skipped, because all their answers tie", path, len(rows) - len(ranked), len(rows)
+        )
     return _tokenize(ranked, tokenizer, max_tokens, truncate)
 
 

@@ -42,7 +42,7 @@ def require_tokens(prompts: Sequence[ChatPrompt], rows: Sequence[Tokens]) -> Non
     """
     for prompt, row in zip(prompts, rows, strict=True):
         if not row:
-            raise prompt.record.error("the prompt is empty, and the tokenizer puts no token before it")
+            raise prompt.record.error("the prompt is empty, and the tokenizer adds no token before it")
 
 
 def encode_answers(

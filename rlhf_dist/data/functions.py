@@ -110,7 +110,7 @@ def _load_file(file: str, spec: str) -> ModuleType:
         return sys.modules[name]
     source = importlib.util.spec_from_file_location(name, path.resolve())
     if source is None or source.loader is None:
-        raise UserError(f"{spec}: {file} is no Python file")
+        raise UserError(f"{spec}: {file} is not a Python file")
     module = importlib.util.module_from_spec(source)
     sys.modules[name] = module  # dataclasses and pickle look their module up there
     try:

@@ -35,8 +35,8 @@ def from_hub(name: str, what: str, load: Callable[[], T]) -> T:
     except DeadlinePassed as error:
         kind = " --repo-type dataset" if what == "data set" else ""
         raise UserError(
-            f"the {what} {name} did not come from the hub within {DOWNLOAD_TIMEOUT_S:g} s: fetch it beforehand with "
-            f"`hf download {name}{kind}`, it is then read from the local cache"
+            f"the {what} {name} was not downloaded from the hub within {DOWNLOAD_TIMEOUT_S:g} s: fetch it "
+            f"beforehand with `hf download {name}{kind}`; it is then read from the local cache"
         ) from error
 
 

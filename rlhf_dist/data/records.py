@@ -48,7 +48,7 @@ class Record:
     def _get(self, name: str, kind: type) -> Any:
         if not self.has(name):
             there = ", ".join(self.fields) or "none"
-            raise self.error(f"the field {name!r} is missing, there are: {there}{suggest(name, self.fields)}")
+            raise self.error(f"the field {name!r} is missing; the row has: {there}{suggest(name, self.fields)}")
         value = self.fields[name]
         if not isinstance(value, kind):
             raise self.error(f"the field {name!r} is {kind_of(value)}, expected {_WORDS[kind]}")
@@ -144,7 +144,7 @@ def _hub(path: str, split: str) -> Iterable[dict[str, Any]]:
 
     if not hub_offline() and not hub_reachable():
         raise UserError(
-            f"there is no file {path}, and as a hub name it cannot be looked up: the hub cannot be reached "
+            f"there is no file {path}, and it cannot be looked up on the Hugging Face hub: the hub cannot be reached "
             "(HF_HUB_OFFLINE=1 reads a copy in the local cache)"
         )
     try:

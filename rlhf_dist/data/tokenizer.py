@@ -55,6 +55,6 @@ def _load(path: str, trust_remote_code: bool, local: bool, online: bool) -> PreT
             reason = (str(error).splitlines() or [""])[0]
             raise UserError(f"the tokenizer of {path} cannot be loaded: {type(error).__name__}: {reason}") from error
         raise UserError(
-            f"there is no directory {path}, and as a hub name it cannot be looked up: the hub cannot be reached and "
-            "the local cache does not hold it"
+            f"there is no directory {path}, and it cannot be looked up on the Hugging Face hub: the hub cannot "
+            "be reached and the local cache does not hold it"
         ) from error

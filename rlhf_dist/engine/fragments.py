@@ -99,7 +99,9 @@ class Fragments:
                     break
                 reached = max(reached, end)
             if reached != numel:
-                raise UserError(f"{self._folder} is damaged: of {self.kind} {name} not all {numel} elements are there")
+                raise UserError(
+                    f"{self._folder} is damaged: {self.kind} {name} is incomplete (expected {numel} elements)"
+                )
 
     def read(self, name: str, start: int, count: int) -> Tensor:
         """Elements ``[start, start + count)`` of a flattened parameter, in host memory. :meth:`check` comes first."""

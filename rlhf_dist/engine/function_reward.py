@@ -39,7 +39,7 @@ class FunctionScorer:
             return self._call(prompts, responses, self.timeout_s)
         except DeadlinePassed as error:
             raise RunError(
-                f"{self.name} gave no scores of {len(responses)} responses within {self.timeout_s:g} s "
+                f"{self.name} returned no scores for {len(responses)} responses within {self.timeout_s:g} s "
                 f"({self.key}), the first of them to {sample_text(prompts[0], responses[0])}"
             ) from error
         except Exception as error:  # the user's code may raise anything

@@ -84,7 +84,7 @@ class RoleState:
             return cls(**{**fields, "lora": AdapterConfig(**fields["lora"])})
         except FileNotFoundError as error:
             raise UserError(
-                f"{folder} is no role's part of a checkpoint, or one of an older version: it has no {STATE}"
+                f"{folder} is not a role's folder of a checkpoint, or an older version wrote it: it has no {STATE}"
             ) from error
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{folder / STATE} is damaged: {error}") from error
@@ -208,22 +208,22 @@ def load(engine: TrainEngine, folder: Path) -> None:
 
 def _compare(saved: RoleState, here: RoleState, folder: Path) -> None:
     """UserError that names the first thing in which the checkpoint is of another model."""
-    what = f"{folder} cannot be taken up:"
+    what = f"{folder} cannot be loaded:"
     for key in ("rank", "alpha", "targets"):
         then, now = getattr(saved.lora, key), getattr(here.lora, key)
         if then != now and (saved.lora.rank or here.lora.rank):
-            raise UserError(f"{what} it was written with lora.{key}={then}, and now it is {now}")
+            raise UserError(f"{what} it was written with lora.{key}={then}, but now it is {now}")
     if saved.auto_class != here.auto_class:
-        raise UserError(f"{what} it is of an {saved.auto_class}, this role has an {here.auto_class}")
+        raise UserError(f"{what} it is the state of {saved.auto_class}, but this role has {here.auto_class}")
     for name in {**saved.parameters, **here.parameters}:
         then, now = ((state.parameters[name][0] if name in state.parameters else None) for state in (saved, here))
         if then != now:
             texts = ["does not have it" if shape is None else f"has it as {list(shape)}" for shape in (now, then)]
             raise UserError(f"{what} parameter {name}: {here.path} {texts[0]}, the checkpoint {texts[1]}")
     if saved.fingerprint != here.fingerprint:
-        raise UserError(f"{what} it belongs to the base {saved.path}, whose weights are not those of {here.path}")
+        raise UserError(f"{what} it belongs to the base model {saved.path}, whose weights differ from {here.path}")
     if here.has_average and not saved.has_average:
-        raise UserError(f"{what} it holds no average of the weights: set ema_decay to 0, as it was")
+        raise UserError(f"{what} it holds no moving average of the weights: set ema_decay to 0, as it was")
 
 
 @torch.no_grad()

@@ -68,14 +68,16 @@ def check_scores(scorer: TextScorer, prompts: list[str], responses: list[str]) -
     scores = list(scorer.score(prompts, responses))
     if len(scores) != len(responses):
         raise RunError(
-            f"{scorer.name} gave {len(scores)} scores for {len(responses)} responses, the first of them to "
+            f"{scorer.name} returned {len(scores)} scores for {len(responses)} responses, the first of them to "
             f"{sample_text(prompts[0], responses[0])}"
         )
     checked = []
     for score, prompt, response in zip(scores, prompts, responses, strict=True):
         number = _number(score)
         if number is None or not math.isfinite(number):
-            raise RunError(f"{scorer.name} gave {_shown(score)} for {sample_text(prompt, response)}: expected a number")
+            raise RunError(
+                f"{scorer.name} returned {_shown(score)} for {sample_text(prompt, response)}: expected a finite number"
+            )
         checked.append(number)
     return checked
 

@@ -48,13 +48,13 @@ def check_room(folder: Path, config: JobConfig, device: Device) -> None:
     free = shutil.disk_usage(folder).free
     where = f"run.dir={config.run.dir}: {_size(free)} free"
     if free < need.model:
-        raise UserError(f"{where}, and the model alone takes {_size(need.model)}: choose another run.dir, or make room")
+        raise UserError(f"{where}, but the model alone needs {_size(need.model)}: choose another run.dir, or make room")
     copies = config.run.keep_checkpoints + 1  # the oldest goes when the newest is there
     wanted = need.model + copies * need.checkpoint
     if free < wanted:
         print(
-            f"note: {where}, and the model ({_size(need.model)}) with {copies} checkpoints of {_size(need.checkpoint)} "
-            f"takes about {_size(wanted)}: saving may fail",
+            f"note: {where}, but the model ({_size(need.model)}) and {copies} checkpoints of {_size(need.checkpoint)} "
+            f"need about {_size(wanted)}: saving may fail",
             file=sys.stderr,
         )
 

@@ -58,11 +58,11 @@ def export(
     folder = checkpoint / _role(checkpoint, role)
     problem = damage(checkpoint)
     if problem is not None:
-        raise UserError(f"{checkpoint} is no whole checkpoint: {problem}")
+        raise UserError(f"{checkpoint} is not a complete checkpoint: {problem}")
 
     state = RoleState.read(folder)
     if state.trust_remote_code and not trust_remote_code:
-        raise UserError(f"{state.path} comes with code of its own, which --trust-remote-code would run")
+        raise UserError(f"{state.path} needs code that comes with the model: allow it with --trust-remote-code")
     beside = out.with_name(out.name + PARTIAL)
     shutil.rmtree(beside, ignore_errors=True)
     try:
@@ -80,10 +80,10 @@ def export(
 def _role(checkpoint: Path, wanted: str | None) -> str:
     roles = sorted(path.parent.name for path in checkpoint.glob("*/state.json"))
     if not roles:
-        raise UserError(f"{checkpoint} is no checkpoint (one is runs/NAME/checkpoints/step-N)")
+        raise UserError(f"{checkpoint} is not a checkpoint (expected runs/NAME/checkpoints/step-N)")
     if wanted is None:
         if ACTOR not in roles and len(roles) > 1:
-            raise UserError(f"{checkpoint} has the roles {', '.join(roles)}: say which with --role")
+            raise UserError(f"{checkpoint} has the roles {', '.join(roles)}: choose one with --role")
         return ACTOR if ACTOR in roles else roles[0]
     if wanted not in roles:
         raise UserError(f"{checkpoint} has no role {wanted}{suggest(wanted, roles)}, only {', '.join(roles)}")
@@ -97,7 +97,7 @@ def _model(
     import torch
 
     if average and not state.has_average:
-        raise UserError(f"{folder} holds no average of the weights (ema_decay was 0)")
+        raise UserError(f"{folder} holds no moving average of the weights (ema_decay was 0)")
     learned = Fragments(folder, AVERAGE if average else WEIGHTS)
     learned.check(state.numels)
     tensors = {
@@ -141,7 +141,9 @@ def _adapted(
     policy = state.auto_class == PolicyModel.auto_class
     model = (load_policy if policy else load_scalar)(config, CPU, lora=state.lora)
     if fingerprint(path, model.pretrained.config) != state.fingerprint:
-        raise UserError(f"{path} is not the base that the adapter was trained on ({state.path}): give it with --base")
+        raise UserError(
+            f"{path} is not the base that the adapter was trained on ({state.path}): name that one with --base"
+        )
     parameters = dict(model.pretrained.named_parameters())
     with torch.no_grad():
         for name, tensor in learned.items():

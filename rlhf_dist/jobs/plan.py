@@ -47,7 +47,7 @@ def run_plan(
     if nodes < 1 or (devices_per_node or 0) < 0 or (memory_gib is not None and memory_gib <= 0):
         raise UserError("plan: --nodes, --devices-per-node and --device-memory must be above 0")
     if nodes > 1 and not devices_per_node:
-        raise UserError(f"plan: --nodes {nodes} needs --devices-per-node: without accelerators it plans for one node")
+        raise UserError(f"plan: --nodes {nodes} needs --devices-per-node: without accelerators, a plan is for one node")
     config = load_job(settings, recipe)
     if devices_per_node:
         device = planned(config.run.device)
@@ -59,13 +59,13 @@ def run_plan(
     console = Console()
     if suggest:
         if not isinstance(config, PPOConfig) or not hardware.devices_per_node:
-            raise UserError("plan --suggest: it is for PPO on accelerators: give --nodes and --devices-per-node")
+            raise UserError("plan --suggest works for PPO on accelerators: give --nodes and --devices-per-node")
         suggestions = suggest_plans(config, device, hardware, Speeds(), SUGGESTIONS)
         if not suggestions:
-            raise ClusterError(f"nothing fits into {hardware.devices} devices: add some, or take a smaller model")
+            raise ClusterError(f"no layout fits on {hardware.devices} devices: add devices, or use a smaller model")
         show_suggestions(suggestions, Speeds(), console)
         return
     plan = make_plan(config, device, hardware)
     show_plan(plan, console)
     if plan.problems:
-        raise ClusterError(f"the job cannot work: {plan.problems[0].what}")
+        raise ClusterError(f"the job cannot run: {plan.problems[0].what}")

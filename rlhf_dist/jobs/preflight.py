@@ -46,7 +46,10 @@ def preflight(config: JobConfig, device: Device) -> None:
     try:
         problems = make_plan(config, device, hardware).problems
     except Exception as error:  # an architecture that cannot be planned may well run
-        print(f"note: no plan of the memory: {str(error).splitlines()[0] if str(error) else error!r}", file=sys.stderr)
+        print(
+            f"note: the memory could not be planned: {str(error).splitlines()[0] if str(error) else error!r}",
+            file=sys.stderr,
+        )
         return
     for problem in problems:
         text = problem.what + (f"; the smallest change: {problem.change}" if problem.change else "")

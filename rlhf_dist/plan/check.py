@@ -81,7 +81,9 @@ def make_plan(config: JobConfig, device: Device, hardware: Hardware, fixes: bool
         *_too_little_memory(config, device, hardware, models, loads, fixes),
     ]
     if concurrent == 0 and not any(problem.what.startswith(ROLLOUT) for problem in problems):
-        problems.append(Problem("rollout: the cache holds not one sequence", _raise_cache(config, device)))
+        problems.append(
+            Problem("rollout: the KV cache is too small for a single sequence", _raise_cache(config, device))
+        )
     remarks = _remarks(config, batches, pools, models, footprints, hardware, concurrent)
     return Plan(
         device, hardware, pools, models, footprints, loads, batches, concurrent, transfer or 0, problems, remarks
@@ -106,12 +108,12 @@ def _too_few_devices(config: JobConfig, pools: Sequence[Pool], hardware: Hardwar
             )
         if strategy == "strict_spread" and pool.bundles > hardware.nodes:
             yield Problem(
-                f"{pool.name}: {pool.bundles} nodes are wanted, {hardware.nodes} there",
+                f"{pool.name}: {pool.bundles} nodes are needed, {hardware.nodes} exist",
                 f"{section}.strategy=spread",
             )
     wanted = sum(pool.devices for pool in pools)
     if wanted > hardware.devices:
-        yield Problem(f"{wanted} devices are wanted, {hardware.devices} there", _fewer_devices(rows, pools, hardware))
+        yield Problem(f"{wanted} devices are needed, {hardware.devices} exist", _fewer_devices(rows, pools, hardware))
 
 
 def _fewer_devices(rows: dict[str, Role], pools: Sequence[Pool], hardware: Hardware) -> str | None:
@@ -171,14 +173,16 @@ def _remarks(
         each = -(-batches.samples // config.rollout.num_engines)
         if each > concurrent:
             remarks.append(
-                f"rollout: an engine has {each} sequences and runs {concurrent} at once, if all are of full length"
+                f"rollout: an engine has {each} sequences and runs {concurrent} at once, if all have full length"
             )
     for pool in pools if hardware.devices_per_node else ():
         inside = [models[role.role].role for role in pool.roles if role.role in models]
         away = [footprints[role.name] for role in inside if role.kind is not RoleKind.ENGINE]
         if pool.shared and away:
             size = sum(needs.weights + needs.optimizer for needs in away) / GIB
-            remarks.append(f"{pool.name}: roles that are away take up to {size:.1f} GiB of host memory a device")
+            remarks.append(
+                f"{pool.name}: roles that are off their devices take up to {size:.1f} GiB of host memory per device"
+            )
     wanted = sum(pool.devices for pool in pools)
     if hardware.devices_per_node and wanted < hardware.devices:
         remarks.append(f"{hardware.devices - wanted} of {hardware.devices} devices are not used")

@@ -141,7 +141,7 @@ def _architecture(path: str, trust_remote_code: bool) -> Any:
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         raise UserError(
-            f"{path}: its config.json cannot be had ({first}); a folder with that file is enough"
+            f"{path}: its config.json cannot be read ({first}); a folder with that file is enough"
         ) from error
 
 

@@ -85,7 +85,9 @@ def load_job(argv: Sequence[str], recipe: Path) -> JobConfig:
     keys = {setting.key for setting in read_recipe(recipe)}
     kinds = [kind for section, kind in _KINDS.items() if any(key.startswith(section) for key in keys)]
     if len(kinds) != 1:
-        raise UserError(f"{recipe}: not a recipe of one job: it has no section, or several, of {', '.join(_KINDS)}")
+        raise UserError(
+            f"{recipe}: not the recipe of a single job: expected exactly one of the sections {', '.join(_KINDS)}"
+        )
     config: JobConfig = load_config(kinds[0], ["--config", str(recipe), *argv], recipe)
     if isinstance(config, PPOConfig):
         config = resolve_ppo(config)

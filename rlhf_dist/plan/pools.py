@@ -146,7 +146,7 @@ def _checked(pool: Pool) -> Pool:
     strategies = {role.role: role.strategy for role in pool.roles}
     if len(set(strategies.values())) > 1:
         each = ", ".join(f"{role}.strategy={strategy}" for role, strategy in strategies.items())
-        raise UserError(f"{each}: roles that share devices (placement) must have the same")
+        raise UserError(f"{each}: roles that share devices (placement) must have the same strategy")
     for role in pool.roles:
         if role.devices and pool.width % role.devices:
             raise UserError(

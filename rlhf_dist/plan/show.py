@@ -29,7 +29,7 @@ def show_plan(plan: Plan, console: Console) -> None:
             if problem.change
             else "; on these devices no change of that role helps"
         )
-        console.print(f"cannot work: {problem.what}{change}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"cannot run: {problem.what}{change}", soft_wrap=True, highlight=False, markup=False)
     if not plan.problems:
         console.print("fits")
 

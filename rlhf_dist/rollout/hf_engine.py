@@ -76,7 +76,8 @@ class HFEngine:
         wrong = sorted(own.keys() ^ {info.name for info in parameters})
         if wrong:
             raise RunError(
-                f"the weights that were sent and the rollout model's differ in {len(wrong)} names, as {wrong[0]}"
+                f"weight transfer: {len(wrong)} parameter names differ between actor and rollout model, such as "
+                f"{wrong[0]}"
             )
         with torch.no_grad():
             for name, tensor in self._group.receive(parameters):

@@ -94,7 +94,7 @@ class VLLMEngine:
         longest = int(prompts.lengths.max())
         if longest > room:
             raise RunError(
-                f"a prompt of {longest} tokens with {options.max_tokens} of response exceeds the rollout engine's "
+                f"a prompt of {longest} tokens plus {options.max_tokens} response tokens exceeds the rollout engine's "
                 f"context (rollout.max_prompt_tokens + rollout.max_response_tokens)"
             )
         if not going_on(prompts.ids):

@@ -115,8 +115,8 @@ class SharedGroup(TransferGroup):
         code, content = signal[:_CODE_LENGTH], signal[_CODE_LENGTH:]
         if not hmac.compare_digest(code.encode(), self._code(what, content).encode()):
             raise RunError(
-                f"weight transfer {self._transfers}: what {self.endpoint.members[self.rank]} found for itself at "
-                f"{self.endpoint.host}:{self.endpoint.port} ({what}) was not made by "
-                f"{self.endpoint.members[self._partner]}: somebody else writes to the store of this run"
+                f"weight transfer {self._transfers}: the message that {self.endpoint.members[self.rank]} found at "
+                f"{self.endpoint.host}:{self.endpoint.port} ({what}) was not written by "
+                f"{self.endpoint.members[self._partner]}: another process writes to this run's store"
             )
         return content

@@ -306,8 +306,8 @@ class BroadcastGroup(TransferGroup):
         except RuntimeError:
             behind = [f"{self.endpoint.members[0]} (its store is gone)"]
         return (
-            f"weight transfer {wanted.split(':')[0]}, bucket {number}: broken off at "
-            f"{self.endpoint.members[self.rank]}; not done there: {', '.join(behind) or 'none'}"
+            f"weight transfer {wanted.split(':')[0]}, bucket {number}: interrupted at "
+            f"{self.endpoint.members[self.rank]}; members that had not finished it: {', '.join(behind) or 'none'}"
         )
 
     def _has_reached(self, rank: int, number: int) -> bool:

@@ -77,7 +77,7 @@ class Receiver:
         loaded = self._model.load_weights(self._group.receive(infos))  # type: ignore[operator]
         missing = sorted(self._expected - loaded) if loaded is not None else []
         if missing:
-            raise RunError(f"the weights that were sent lack {len(missing)} of vLLM's parameters: {missing[0]}, ...")
+            raise RunError(f"weight transfer: {len(missing)} of vLLM's parameters were not sent, such as {missing[0]}")
 
     def finish(self, model_config: Any) -> None:
         """Makes the loaded weights serve."""

@@ -20,9 +20,9 @@ TWO = [node("a", 2, 2), node("b", 2, 1)]
         (4, "pack", None),
         (5, "pack", "the cluster has too little CPU"),
         (2, "strict_pack", None),
-        (3, "strict_pack", "actor (strict_pack): no node has 3 CPU, as all of it needs together"),
+        (3, "strict_pack", "actor (strict_pack): no single node has 3 CPU, which it needs in all"),
         (2, "strict_spread", None),
-        (3, "strict_spread", "actor (strict_spread): 3 nodes are needed, and 2 can hold a part of it"),
+        (3, "strict_spread", "actor (strict_spread): 3 nodes are needed, but only 2 can hold a part of it"),
     ],
 )
 def test_what_can_never_fit_is_said(bundles: int, strategy: str, said: str | None) -> None:
@@ -32,7 +32,7 @@ def test_what_can_never_fit_is_said(bundles: int, strategy: str, said: str | Non
 def test_a_bundle_that_no_node_has_together_is_named() -> None:
     apart = [node("a", 4, 4), node("b", 1, 1, GPU=8)]
     wanted = {"actor": Wanted([{"CPU": 2.0, "GPU": 1.0}], "spread")}
-    assert can_never_fit(wanted, apart) == "no node has 2 CPU + 1 GPU together, as actor needs it"
+    assert can_never_fit(wanted, apart) == "no single node has 2 CPU + 1 GPU, which actor needs"
 
 
 def test_the_table_says_what_each_node_lacks_for_whom() -> None:

@@ -48,7 +48,7 @@ def task_error(cause: BaseException) -> RayTaskError:
     [
         (exceptions.ObjectLostError(*LOST), RunError, "worker actor-0 in train: data was lost with the node"),
         (exceptions.ObjectReconstructionFailedError(*LOST), RunError, "data was lost with the node"),
-        (exceptions.OutOfDiskError("x\ny"), RunError, "the object store and the disk beneath it are full"),
+        (exceptions.OutOfDiskError("x\ny"), RunError, "the object store, and the disk that it spills to, are full"),
         (
             exceptions.ObjectStoreFullError("x\ny"),
             RunError,
@@ -57,7 +57,7 @@ def task_error(cause: BaseException) -> RayTaskError:
         (exceptions.ActorUnschedulableError("no node\nat all"), ClusterError, "its place in the cluster is gone"),
         (exceptions.ActorPlacementGroupRemoved(), ClusterError, "its place in the cluster is gone"),
         (exceptions.AuthenticationError("bad"), UserError, "set RAY_AUTH_MODE=token, with the cluster's token in"),
-        (exceptions.RuntimeEnvSetupError("no such\nthing"), RunError, "could not make its environment"),
+        (exceptions.RuntimeEnvSetupError("no such\nthing"), RunError, "could not set up its runtime environment"),
         (exceptions.GetTimeoutError("x"), RunError, "the answer did not arrive in time"),
         (exceptions.NodeDiedError("the node\nis gone"), RunError, "worker actor-0 in train: NodeDiedError: the node"),
         (exceptions.WorkerCrashedError(), RunError, "worker actor-0 died during train (its log: "),
@@ -106,8 +106,8 @@ def test_out_of_memory_names_who_was_killed_and_who_took_how_much(
     told = call_failure(exceptions.OutOfMemoryError(OUT_OF_MEMORY), "actor-0", "train", logs)
     assert isinstance(told, MemoryRanOut)
     assert str(told) == (
-        "workers actor-0, actor-1 were killed in train, as the 24.0 GiB of memory of node 10.0.0.7 ran out; its roles "
-        "took, when last seen, in GiB: actor 3.7 + 4.1, critic 6.5, reward-polite 0.3"
+        "workers actor-0, actor-1 were killed during train, because node 10.0.0.7 ran out of its 24.0 GiB of memory; "
+        "last known memory of its roles, in GiB: actor 3.7 + 4.1, critic 6.5, reward-polite 0.3"
     )
     assert list(told.roles) == ["actor", "critic", "reward-polite"]
     assert told.total == 24 * GIB
@@ -117,7 +117,7 @@ def test_out_of_memory_names_who_was_killed_and_who_took_how_much(
 def test_out_of_memory_is_one_line_where_nothing_is_known(logs: dict[str, str]) -> None:
     told = call_failure(exceptions.OutOfMemoryError("words\nof another version"), "actor-0", "train", logs)
     assert isinstance(told, MemoryRanOut)
-    assert str(told).startswith("worker actor-0 was killed in train, as the ")
+    assert str(told).startswith("worker actor-0 was killed during train, because node ")
     assert "\n" not in str(told)
 
 
@@ -142,4 +142,5 @@ def test_a_process_that_the_kernel_killed_for_its_memory_is_told_from_another_de
     monkeypatch.setattr(worker_memory.ray.util, "get_node_ip_address", here)
     told = call_failure(exceptions.ActorDiedError(), "actor-0", "train", logs)
     assert isinstance(told, MemoryRanOut) is memory_ran_out
-    assert ("worker actor-0 was killed in train" if memory_ran_out else "worker actor-0 died during train") in str(told)
+    end = "was killed" if memory_ran_out else "died"
+    assert f"worker actor-0 {end} during train" in str(told)

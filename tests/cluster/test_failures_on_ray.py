@@ -79,7 +79,9 @@ def test_a_full_disk_and_a_killed_worker_are_one_line_each(
         worker = start("actor-0")
         answers = [worker.call.remote("large", 60) for _ in range(3)]  # the store holds one of them
         said = str(failure(tmp_path, dict.fromkeys(answers, "actor-0")))
-        assert said.startswith("worker actor-0 in train: the object store and the disk beneath it are full (OutOfDisk")
+        assert said.startswith(
+            "worker actor-0 in train: the object store, and the disk that it spills to, are full (OutOfDisk"
+        )
         del answers
 
         waiting = worker.call.remote("wait")
@@ -108,9 +110,9 @@ def test_a_worker_that_ray_kills_for_its_memory_is_named_with_what_all_took(
         error = failure(tmp_path, calls)
         seen = last_seen()
     assert isinstance(error, MemoryRanOut)
-    assert "killed in train, as the " in str(error) and " GiB of memory of node " in str(error)
+    assert "killed during train, because node " in str(error) and " GiB of memory" in str(error)
     assert set(error.roles) == {"actor", "reference"} == {name.rpartition("-")[0] for name in seen}
-    assert "; its roles took, when last seen, in GiB: " in str(error)
+    assert "; last known memory of its roles, in GiB: " in str(error)
     assert all(50 * MIB < size < 12 * GIB for size in error.roles.values())
     assert error.total == pytest.approx(memory.total, rel=0.01)
 
@@ -164,12 +166,15 @@ def test_a_driver_without_the_clusters_token_is_told_so_at_once(guarded: tuple[s
     (address, token), home = guarded, {"HOME": str(tmp_path)}
     mode = {"RAY_AUTH_MODE": "token"}
     help_text = "set RAY_AUTH_MODE=token, with the cluster's token in RAY_AUTH_TOKEN or in ~/.ray/auth_token"
-    asks = f"the Ray cluster at {address} asks for a token, and this process"
+    asks = f"the Ray cluster at {address} requires a token, but this process"
     for environment, said in [
         (home, f"{asks} sends none: {help_text}"),
-        (home | {"RAY_AUTH_TOKEN": token}, f"{asks} sends none (a token is there, the mode is not): {help_text}"),
-        (home | mode | {"RAY_AUTH_TOKEN": "f" * 32}, f"{asks} has another one: {help_text}"),
-        (home | mode, f"RAY_AUTH_MODE=token, and there is no token: {help_text}"),
+        (
+            home | {"RAY_AUTH_TOKEN": token},
+            f"{asks} sends none (it has one, but RAY_AUTH_MODE is not token): {help_text}",
+        ),
+        (home | mode | {"RAY_AUTH_TOKEN": "f" * 32}, f"{asks} has a different one: {help_text}"),
+        (home | mode, f"RAY_AUTH_MODE=token is set, but there is no token: {help_text}"),
     ]:
         code, text, seconds = join(address, **environment)
         assert (code, text) == (2, said)
@@ -187,4 +192,6 @@ def test_an_address_where_something_else_listens_is_exit_3_at_the_deadline() -> 
         address = f"127.0.0.1:{listening.getsockname()[1]}"
         code, text, _ = join(address)
     assert code == 3
-    assert text.startswith(f"ClusterError: no Ray cluster at '{address}': what listens there did not answer within 3 s")
+    assert text.startswith(
+        f"ClusterError: no Ray cluster at '{address}': the service at that address did not answer within 3 s"
+    )

@@ -176,7 +176,7 @@ def test_what_differs_is_refused_line_by_line_and_may_be_allowed(checkpoint: Pat
     told: list[str] = []
     with pytest.raises(UserError) as refused:
         check_same_run(checkpoint, now, config, told.append)
-    assert str(refused.value).startswith(f"{checkpoint} was made with something else (2 lines above), and going on")
+    assert str(refused.value).startswith(f"{checkpoint} was made with something else (2 lines above), so resuming")
     assert "run.resume_changed=true" in str(refused.value)
     said = ["changed since step-4: run.seed: was 1, is 2", "changed since step-4: ppo.lam: was 0.95, is 0.5"]
     assert told == said

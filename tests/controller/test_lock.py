@@ -77,7 +77,9 @@ def test_a_living_owner_is_named_in_one_line_at_once_and_a_killed_one_followed_a
         with pytest.raises(UserError) as error, RunLock(tmp_path / "run"):
             pass
         text = str(error.value)
-        assert f"belongs to a run that is alive (process {process.pid} on {Owner.myself().host}, since 20" in text
+        assert (
+            f"belongs to a run that is still active (process {process.pid} on {Owner.myself().host}, since 20" in text
+        )
         assert "\n" not in text
     finally:
         process.send_signal(signal.SIGKILL)
@@ -110,7 +112,7 @@ def test_an_owner_on_another_host_counts_as_alive_while_its_file_moves(tmp_path:
     thread = threading.Thread(target=beat)
     thread.start()
     try:
-        with pytest.raises(UserError, match=r"alive .* on faraway"), lock(tmp_path / "run"):
+        with pytest.raises(UserError, match=r"still active .* on faraway"), lock(tmp_path / "run"):
             pass
     finally:
         over.set()
@@ -121,7 +123,7 @@ def test_an_owner_gives_signs_of_life(tmp_path: Path) -> None:
     process = holder(tmp_path / "run")
     try:
         as_seen_from_another_host(tmp_path / "run" / "lock-1")
-        with pytest.raises(UserError, match=f"alive .process {process.pid} on"), lock(tmp_path / "run"):
+        with pytest.raises(UserError, match=f"still active .process {process.pid} on"), lock(tmp_path / "run"):
             pass
     finally:
         process.kill()

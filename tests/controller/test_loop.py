@@ -193,12 +193,12 @@ def test_a_failed_evaluation_costs_the_summary_alone_and_is_made_up_for(stage: S
     stage.hook = failing("evaluate", 4, error)
     with pytest.raises(RunError if isinstance(error, UserError) else type(error), match=f"^{error}$"):
         stage.go()
-    assert stage.events[-1] == "the model and a checkpoint are saved; run.resume=true makes up for the evaluation"
+    assert stage.events[-1] == "the model and a checkpoint are saved; run.resume=true repeats the evaluation"
     assert stage.saved() == [(4, 104)] and stage.model() == 104 and stage.steps() == [1, 2, 3, 4]
     assert not stage.run.summary.exists()
     stage.hook = lambda what, number: None
     summary = stage.go("run.resume=true")
-    assert [event for event in stage.events if not event.startswith("going on")] == ["evaluate 4"]
+    assert [event for event in stage.events if not event.startswith("resuming")] == ["evaluate 4"]
     assert summary["before"] == {"value": 0} and summary["after"] == {"value": 104} and summary["tokens"] == 40
     assert stage.steps() == [1, 2, 3, 4]
 
@@ -217,7 +217,7 @@ def test_a_failure_on_the_way_to_the_model_leaves_the_steps(stage: Stage) -> Non
     assert stage.saved() == [(4, 4)]
     stage.hook = lambda what, number: None
     stage.go("run.resume=auto")
-    assert [event for event in stage.events if not event.startswith("going on")] == ["complete 4", "evaluate 4"]
+    assert [event for event in stage.events if not event.startswith("resuming")] == ["complete 4", "evaluate 4"]
     assert stage.model() == 104
 
 
@@ -247,7 +247,7 @@ def test_nothing_changes_before_the_checkpoint_is_loaded(stage: Stage) -> None:
 
 def test_save_every_0_saves_at_the_end_and_when_stopped_and_else_never(stage: Stage) -> None:
     stage.hook = stopping(stage, 3)
-    with pytest.raises(StoppedByUser, match=r"stopped after step 3; go on with run\.resume=true"):
+    with pytest.raises(StoppedByUser, match=r"stopped after step 3; resume with run\.resume=true"):
         stage.go()
     assert stage.saved() == [(3, 3)]
     with pytest.raises(StoppedByUser, match="after step 3"):  # still wanted, before it did anything
@@ -257,7 +257,7 @@ def test_save_every_0_saves_at_the_end_and_when_stopped_and_else_never(stage: St
 
 def test_a_stop_in_the_last_step_leaves_the_evaluation_for_later(stage: Stage) -> None:
     stage.hook = stopping(stage, 4)
-    with pytest.raises(StoppedByUser, match=r"stopped after the last step: all is saved, and run\.resume=true"):
+    with pytest.raises(StoppedByUser, match=r"stopped after the last step: everything is saved; run\.resume=true"):
         stage.go()
     assert stage.saved() == [(4, 104)] and stage.model() == 104 and not stage.run.summary.exists()
 

@@ -69,7 +69,7 @@ def test_a_run_that_is_there_is_refused_with_the_ways_out(run: RunDir) -> None:
     ran(run, steps=1)
     there = everything(run)
     said = refusal(run)
-    assert "run.resume=true goes on from it, run.overwrite=true replaces it, another run.name" in said
+    assert "run.resume=true resumes it, run.overwrite=true replaces it, another run.name" in said
     assert everything(run) == there
 
 
@@ -100,7 +100,7 @@ def test_a_directory_that_is_no_run_is_left_alone(run: RunDir, setting: str) -> 
     assert "is not a run" in refusal(run, setting) or setting == "run.resume=false"
     run.root.rename(run.root.with_name("thesis"))
     run.root.write_text("a file")
-    assert "it is no directory" in refusal(run, setting)
+    assert "is not a directory" in refusal(run, setting)
 
 
 def test_an_unwritable_place_is_a_users_mistake(tmp_path: Path) -> None:
@@ -113,8 +113,8 @@ def test_a_living_run_is_not_overwritten(run: RunDir) -> None:
     there = everything(run)
     asked = config(run, "run.resume=true")
     with claim_run(asked.run, asked):
-        assert "belongs to a run that is alive" in refusal(run, "run.overwrite=true")
-        assert "belongs to a run that is alive" in refusal(run, "run.resume=auto")
+        assert "belongs to a run that is still active" in refusal(run, "run.overwrite=true")
+        assert "belongs to a run that is still active" in refusal(run, "run.resume=auto")
     assert everything(run) == there
 
 
@@ -136,7 +136,7 @@ def test_what_never_got_to_a_checkpoint_begins_again_if_that_is_left_to_it(run: 
     ran(run, steps=3)
     (run.checkpoints.folder / "step-3.tmp").mkdir(parents=True)
     said = refusal(run, "run.resume=true")
-    assert said.endswith("one has no checkpoint to go on from; run.resume=auto would begin")
+    assert said.endswith("one has no checkpoint to resume from; run.resume=auto would start a new run")
     assert begin(run, "run.resume=auto") == {"config.yaml", "logs"}
 
 
@@ -145,7 +145,7 @@ def test_checkpoints_that_are_all_damaged_are_not_thrown_away_unasked(run: RunDi
     (run.checkpoints.path(3) / "manifest.json").unlink()
     there = everything(run)
     for resume in ("true", "auto"):
-        assert "is whole (step-3: it has no manifest.json" in refusal(run, f"run.resume={resume}")
+        assert "is complete (step-3: it has no manifest.json" in refusal(run, f"run.resume={resume}")
     assert everything(run) == there
 
 
@@ -161,7 +161,7 @@ def test_a_finished_run_has_nothing_to_do_and_with_more_steps_it_goes_on(run: Ru
 def test_a_finished_run_without_checkpoints_is_never_begun_again(run: RunDir, resume: str) -> None:
     ran(run, steps=4, ended=True)
     assert look(run, f"run.resume={resume}").is_over(4)
-    assert "ended at step 4 of 6, and has no whole checkpoint" in refusal(run, f"run.resume={resume}", steps=6)
+    assert "ended at step 4 of 6, and has no complete checkpoint" in refusal(run, f"run.resume={resume}", steps=6)
     run.summary.unlink()
     run.model.mkdir()
     assert "holds a trained model" in refusal(run, f"run.resume={resume}")
@@ -172,7 +172,7 @@ def test_a_run_whose_evaluation_failed_is_not_over(run: RunDir, resume: str) -> 
     ran(run, steps=4, saved=(4,))
     start = look(run, f"run.resume={resume}")
     assert not start.is_over(4) and start.done == 4
-    assert "is at step 4, and the run shall have 3" in refusal(run, f"run.resume={resume}", steps=3)
+    assert "is at step 4, but the run is configured for 3" in refusal(run, f"run.resume={resume}", steps=3)
 
 
 @pytest.mark.parametrize("resume", ["true", "auto"])

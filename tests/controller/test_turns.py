@@ -95,12 +95,15 @@ def test_a_talk_ends_where_no_room_is_left_for_a_turn(tokenizer: Any) -> None:
 @pytest.mark.parametrize(
     "reply,said",
     [
-        (lambda p, r: [], "gave 0 replies to 1 responses"),
+        (lambda p, r: [], "returned 0 replies to 1 responses"),
         (lambda p, r: 1 / 0, "failed on 1 responses, the first of them ' good': ZeroDivisionError: division by zero"),
-        (lambda p, r: time.sleep(9), "gave no replies to 1 responses within 0.2 s (ppo.function_timeout_s), the first"),
+        (
+            lambda p, r: time.sleep(9),
+            "returned no replies to 1 responses within 0.2 s (ppo.function_timeout_s), the first",
+        ),
         (lambda p, r: (time.sleep(9) for _ in r), "within 0.2 s"),
-        (lambda p, r: [7], "replied to ' good' with 7: expected a text or None"),
-        (lambda p, r: ["\ud800"], "replied to ' good' with '\\ud800': expected a text or None"),
+        (lambda p, r: [7], "replied to ' good' with 7: expected a string or None"),
+        (lambda p, r: ["\ud800"], "replied to ' good' with '\\ud800': expected a string or None"),
     ],
 )
 def test_an_environment_that_fails_or_hangs_is_named(tokenizer: Any, reply: Any, said: str) -> None:

@@ -32,17 +32,17 @@ def test_what_the_function_gives_is_taken() -> None:
 @pytest.mark.parametrize(
     "function,said",
     [
-        (lambda e: time.sleep(9), "gave no advantages of 3 responses within 0.2 s (ppo.function_timeout_s)"),
+        (lambda e: time.sleep(9), "returned no advantages for 3 responses within 0.2 s (ppo.function_timeout_s)"),
         (lambda e: e.reward, "failed: AttributeError: 'Episodes' object has no attribute 'reward'"),
-        (lambda e: e.rewards, "gave Tensor: expected (advantages, returns)"),
-        (lambda e: ([1.0] * 5, None), "gave advantages of type list: expected a tensor"),
+        (lambda e: e.rewards, "returned Tensor: expected (advantages, returns)"),
+        (lambda e: ([1.0] * 5, None), "returned advantages of type list: expected a tensor"),
         (
             lambda e: (e.rewards, e.rewards[:3]),
-            "gave returns of shape (3,), expected (5,): one for each response token",
+            "returned returns of shape (3,), expected (5,): one for each response token",
         ),
         (
             lambda e: (torch.tensor([0, 1, 2, float("nan"), 4]), None),
-            "gave advantages that are not finite for 1 of 5 tokens, the first of them nan in response 2 of the batch",
+            "returned advantages that are not finite for 1 of 5 tokens, the first of them nan in response 2",
         ),
     ],
 )

@@ -75,7 +75,7 @@ def test_the_rankings_are_those_that_sorting_answers_can_give() -> None:
         (row([1, 2.0]), "entry 2 of 'ranking' is a number, expected an integer"),
         (row([1, 2], [" b", None]), "entry 2 of 'responses' is null, expected a text"),
         (row("1, 2"), "the field 'ranking' is a text, expected a list"),
-        ({"prompt": "a", "responses": [" b", " c"]}, "the field 'ranking' is missing, there are: prompt, responses"),
+        ({"prompt": "a", "responses": [" b", " c"]}, "the field 'ranking' is missing; the row has: prompt, responses"),
     ],
 )
 def test_what_is_no_comparison_is_refused_by_line(
@@ -94,11 +94,11 @@ def test_rows_that_are_one_tie_are_left_out_and_counted(
     with caplog.at_level(logging.WARNING):
         batch = load(path, plain)
     assert batch.answers.tolist() == [3]
-    assert caplog.messages == [f"{path}: 2 of 3 rows left out, as all their answers tie"]
+    assert caplog.messages == [f"{path}: 2 of 3 rows skipped, because all their answers tie"]
 
 
 def test_nothing_but_ties_is_refused(jsonl: Write, plain: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(UserError, match="the answers of every row tie, there is no pair to learn from"):
+    with pytest.raises(UserError, match="all answers tie in every row, so there is no pair to train on"):
         load(jsonl([row([1, 1])]), plain)
 
 

@@ -73,13 +73,13 @@ def test_a_hub_that_stalls_is_waited_for_until_the_deadline(monkeypatch: pytest.
     with pytest.raises(UserError) as caught:
         load_tokenizer("nobody/nothing")
     assert str(caught.value) == (
-        "the tokenizer nobody/nothing did not come from the hub within 0.2 s: fetch it beforehand with "
-        "`hf download nobody/nothing`, it is then read from the local cache"
+        "the tokenizer nobody/nothing was not downloaded from the hub within 0.2 s: fetch it beforehand with "
+        "`hf download nobody/nothing`; it is then read from the local cache"
     )
     with pytest.raises(UserError) as caught:
         read_records("nobody/nothing", "train")
     assert "`hf download nobody/nothing --repo-type dataset`" in str(caught.value)
-    with pytest.raises(UserError, match="the configuration nobody/nothing did not come from the hub"):
+    with pytest.raises(UserError, match="the configuration nobody/nothing was not downloaded from the hub"):
         policy_facts(ModelConfig(path="nobody/nothing"), torch.float32)
     released.set()
 

@@ -120,7 +120,7 @@ def test_a_hub_name_without_a_network_is_one_clear_line(monkeypatch: pytest.Monk
     monkeypatch.setattr(records, "hub_reachable", lambda: False)
     monkeypatch.setattr(records, "hub_offline", lambda: False)
     assert refusal("org/name") == (
-        "there is no file org/name, and as a hub name it cannot be looked up: the hub cannot be reached "
+        "there is no file org/name, and it cannot be looked up on the Hugging Face hub: the hub cannot be reached "
         "(HF_HUB_OFFLINE=1 reads a copy in the local cache)"
     )
 
@@ -128,7 +128,7 @@ def test_a_hub_name_without_a_network_is_one_clear_line(monkeypatch: pytest.Monk
 def test_a_missing_field_names_the_place_the_field_and_what_is_there() -> None:
     with pytest.raises(UserError) as caught:
         Record("f:3", {"promt": "a", "id": 1}).text("prompt")
-    assert str(caught.value) == "f:3: the field 'prompt' is missing, there are: promt, id (did you mean promt?)"
+    assert str(caught.value) == "f:3: the field 'prompt' is missing; the row has: promt, id (did you mean promt?)"
 
 
 @pytest.mark.parametrize(

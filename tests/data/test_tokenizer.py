@@ -53,6 +53,6 @@ def test_a_missing_directory_names_a_near_one(tmp_path: Path) -> None:
 def test_a_hub_name_without_a_network_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokenizer, "hub_reachable", lambda: False)
     assert refusal("no-such-organisation/no-such-model") == (
-        "there is no directory no-such-organisation/no-such-model, and as a hub name it cannot be looked up: "
+        "there is no directory no-such-organisation/no-such-model, and it cannot be looked up on the Hugging Face hub: "
         "the hub cannot be reached and the local cache does not hold it"
     )

@@ -86,13 +86,13 @@ def test_mistakes_are_one_line_and_leave_nothing(
     engine = trained(tmp_path, "actor", lora=2)
     step, out = tmp_path / "step-1", tmp_path / "out"
     assert "exists" in said(capsys, step, tmp_path / "saved")
-    assert "is no checkpoint" in said(capsys, tmp_path / "base", out)
+    assert "is not a checkpoint" in said(capsys, tmp_path / "base", out)
     assert "no role actr (did you mean actor?)" in said(capsys, step, out, "--role", "actr")
     shutil.copytree(step / "actor", step / "critic")
     shutil.copytree(step / "actor", step / "other")
     (step / "actor/state.json").unlink()
     made_whole(step)
-    assert "say which with --role" in said(capsys, step, out)
+    assert "choose one with --role" in said(capsys, step, out)
     shutil.move(tmp_path / "base", tmp_path / "moved")
     assert "cannot be loaded" in said(capsys, step, out, "--role", "critic")
     assert main(["export", str(step), str(out), "--role", "critic", "--base", str(tmp_path / "moved")]) == 0
@@ -102,12 +102,12 @@ def test_mistakes_are_one_line_and_leave_nothing(
     assert "is not the base" in said(capsys, step, out, "--role", "critic")
     engine.runner.average = None
     engine.save_checkpoint(tmp_path / "other/actor")
-    assert "is no whole checkpoint: it has no manifest" in said(capsys, tmp_path / "other", out)
+    assert "is not a complete checkpoint: it has no manifest" in said(capsys, tmp_path / "other", out)
     made_whole(tmp_path / "other")
-    assert "no average" in said(capsys, tmp_path / "other", out, "--average")
+    assert "no moving average" in said(capsys, tmp_path / "other", out, "--average")
     (file,) = (tmp_path / "other/actor").glob("weights-*")
     file.write_bytes(b"x" * 100)
-    assert f"is no whole checkpoint: actor/{file.name} has 100 bytes" in said(capsys, tmp_path / "other", out)
+    assert f"is not a complete checkpoint: actor/{file.name} has 100 bytes" in said(capsys, tmp_path / "other", out)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("out")]
 
 

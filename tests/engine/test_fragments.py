@@ -56,6 +56,6 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     read = Fragments(tmp_path, "weights")
     read.check({"a": 5})
     for wrong in ({"a": 6}, {"b": 5}, {"c": 1}):
-        with pytest.raises(UserError, match=f"of weights {next(iter(wrong))} not all"):
+        with pytest.raises(UserError, match=f"weights {next(iter(wrong))} is incomplete"):
             read.check(wrong)
     assert Fragments(tmp_path, "exp_avg").names == set()

@@ -223,19 +223,21 @@ def test_the_fused_optimizer_learns_the_same_and_goes_on(alone: None, tmp_path: 
 
 def test_what_is_of_another_model_is_named(small: Path, tmp_path: Path) -> None:
     mine = role(small, 0, "float32")
-    assert "lora.rank=2, and now it is 4" in refusal(small, replace(mine, lora=AdapterConfig(rank=4, dropout=0.5)))
-    assert "lora.rank=2, and now it is 0" in refusal(small, replace(mine, lora=AdapterConfig()))
-    assert "AutoModelForCausalLM, this role has an AutoModelForSequenceClassification" in refusal(small, mine, "critic")
+    assert "lora.rank=2, but now it is 4" in refusal(small, replace(mine, lora=AdapterConfig(rank=4, dropout=0.5)))
+    assert "lora.rank=2, but now it is 0" in refusal(small, replace(mine, lora=AdapterConfig()))
+    assert "AutoModelForCausalLM, but this role has AutoModelForSequenceClassification" in refusal(
+        small, mine, "critic"
+    )
     write_model(tmp_path / "model", seed=5)
     text = refusal(small, replace(mine, model=ModelConfig(path=str(tmp_path / "model"), dtype="float32")))
-    assert f"the base {small / 'model'}, whose weights are not those of {tmp_path / 'model'}" in text
+    assert f"the base model {small / 'model'}, whose weights differ from {tmp_path / 'model'}" in text
 
 
 def test_a_damaged_or_missing_checkpoint_is_named(small: Path, tmp_path: Path) -> None:
     import shutil
 
     mine = role(small, 0, "float32")
-    assert "no role's part of a checkpoint" in refusal(tmp_path, mine)
+    assert "not a role's folder of a checkpoint" in refusal(tmp_path, mine)
     for kind in (WEIGHTS, "exp_avg_sq", STEP, AVERAGE):
         shutil.copytree(small / "checkpoint", tmp_path / "checkpoint")
         (file,) = (tmp_path / "checkpoint").glob(f"{kind}-0*")
@@ -243,7 +245,7 @@ def test_a_damaged_or_missing_checkpoint_is_named(small: Path, tmp_path: Path) -
         assert f"{file} is damaged" in refusal(tmp_path, mine)
         file.unlink()
         if kind != STEP:
-            assert f"is damaged: of {kind} " in refusal(tmp_path, mine)
+            assert f"is damaged: {kind} " in refusal(tmp_path, mine)
         shutil.rmtree(tmp_path / "checkpoint")
     shutil.copytree(small / "checkpoint", tmp_path / "checkpoint")
     (tmp_path / "checkpoint/state.json").write_text("{")

@@ -47,15 +47,15 @@ def test_a_function_scores_all_responses_in_one_call(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "body,said",
     [
-        ("return [1.0]", "gave 1 scores for 3 responses"),
-        ("return [1.0, float('nan'), 0.0]", "gave nan for prompt 'p2', response 'two'"),
-        ("return [1.0, 'good', 0.0]", "gave 'good' for prompt 'p2', response 'two'"),
+        ("return [1.0]", "returned 1 scores for 3 responses"),
+        ("return [1.0, float('nan'), 0.0]", "returned nan for prompt 'p2', response 'two'"),
+        ("return [1.0, 'good', 0.0]", "returned 'good' for prompt 'p2', response 'two'"),
         (
             "return [1.0, 10**400, 0.0]",
-            "gave 1000000000000000000000000000000000000000000000000000000000000000000000000",
+            "returned 1000000000000000000000000000000000000000000000000000000000000000000000000",
         ),
-        ("return [1.0, 10**5000, 0.0]", "gave an unprintable int for prompt 'p2', response 'two'"),
-        ("return [1.0, [1, 2], 0.0]", "gave [1, 2] for prompt 'p2', response 'two'"),
+        ("return [1.0, 10**5000, 0.0]", "returned an unprintable int for prompt 'p2', response 'two'"),
+        ("return [1.0, [1, 2], 0.0]", "returned [1, 2] for prompt 'p2', response 'two'"),
         ("return None", "failed on prompt 'p1', response 'one': TypeError: 'NoneType' object is not iterable"),
         ("return (time.sleep(9 * (r == 'two')) or 1.0 for r in responses)", "within 0.5 s (function_timeout_s)"),
         ("raise SystemExit(2)", "failed on prompt 'p1', response 'one': RuntimeError: SystemExit: 2"),
@@ -75,8 +75,8 @@ def test_a_judge_that_fails_is_named_as_the_judge_with_its_own_key(tmp_path: Pat
         "def broken(p, r):\n    return [1 // len(x.strip('two')) for x in r]\n"
     )
     said = {
-        "nan": "gave nan for prompt 'p1', response 'one': expected a number",
-        "slow": "gave no scores of 3 responses within 0.2 s (ppo.function_timeout_s), the first of them to prompt 'p1'",
+        "nan": "returned nan for prompt 'p1', response 'one': expected a finite number",
+        "slow": "returned no scores for 3 responses within 0.2 s (ppo.function_timeout_s), the first of them",
         "broken": "failed on prompt 'p2', response 'two': ZeroDivisionError: integer division or modulo by zero",
     }
     for name, text in said.items():
@@ -164,13 +164,17 @@ def test_the_pauses_between_tries_grow_and_have_an_end(server: Server, monkeypat
         (lambda _: (500, {}), "failed after 3 tries on 3 responses", 3),
         (lambda _: (200, b"<html>"), "not JSON of the form", 1),
         (lambda _: (200, {"scores": 3}), "is no list", 1),
-        (lambda _: (200, {"scores": [1.0]}), "gave 1 scores for 3 responses", 1),
-        (lambda _: (200, {"scores": [1.0, float("nan"), 2.0]}), "gave nan for prompt 'p2', response 'two'", 1),
-        (lambda _: (200, {"scores": [1.0, None, 2.0]}), "gave None for prompt 'p2', response 'two'", 1),
-        (lambda _: (200, {"scores": [1.0, True, 2.0]}), "gave True for prompt 'p2', response 'two'", 1),
-        (lambda _: (200, {"scores": [1.0, "2", 2.0]}), "gave '2' for prompt 'p2', response 'two'", 1),
-        (lambda _: (200, b'{"scores": [1.0, 1%s, 2.0]}' % (b"0" * 400)), "gave inf for prompt 'p2', response 'two'", 1),
-        (lambda _: (200, b'{"scores": [1.0, -1%s, 2]}' % (b"0" * 5000)), "gave -inf for prompt 'p2', response", 1),
+        (lambda _: (200, {"scores": [1.0]}), "returned 1 scores for 3 responses", 1),
+        (lambda _: (200, {"scores": [1.0, float("nan"), 2.0]}), "returned nan for prompt 'p2', response 'two'", 1),
+        (lambda _: (200, {"scores": [1.0, None, 2.0]}), "returned None for prompt 'p2', response 'two'", 1),
+        (lambda _: (200, {"scores": [1.0, True, 2.0]}), "returned True for prompt 'p2', response 'two'", 1),
+        (lambda _: (200, {"scores": [1.0, "2", 2.0]}), "returned '2' for prompt 'p2', response 'two'", 1),
+        (
+            lambda _: (200, b'{"scores": [1.0, 1%s, 2.0]}' % (b"0" * 400)),
+            "returned inf for prompt 'p2', response 'two'",
+            1,
+        ),
+        (lambda _: (200, b'{"scores": [1.0, -1%s, 2]}' % (b"0" * 5000)), "returned -inf for prompt 'p2', response", 1),
         (lambda _: (200, b"[" * 100_000), "not JSON of the form", 1),
         (lambda _: (200, b"\xff\xfe"), "not JSON of the form", 1),
     ],

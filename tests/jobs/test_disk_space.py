@@ -58,11 +58,11 @@ def test_room_is_counted_in_models_and_checkpoints(
         check_room(folder, asked, CPU)
         return capsys.readouterr().err
 
-    with pytest.raises(UserError, match=r"^run\.dir=place: .* free, and the model alone takes .* MiB: choose another"):
+    with pytest.raises(UserError, match=r"^run\.dir=place: .* free, but the model alone needs .* MiB: choose another"):
         with_free(count * model_bytes - 1)
     enough = count * (model_bytes + 4 * checkpoint_bytes)
     said = with_free(enough - 1)
-    assert said.startswith("note: run.dir=place: ") and "with 4 checkpoints of" in said and said.count("\n") == 1
+    assert said.startswith("note: run.dir=place: ") and "and 4 checkpoints of" in said and said.count("\n") == 1
     assert with_free(enough) == ""
 
 

@@ -14,7 +14,7 @@ from rlhf_dist.jobs.memory_advice import memory_advice
 from rlhf_dist.plan.job import load_job
 
 GIB = 2**30
-RAN_OUT = "worker critic-0 was killed in train"
+RAN_OUT = "worker critic-0 was killed during train"
 
 
 @pytest.fixture

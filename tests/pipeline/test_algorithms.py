@@ -192,7 +192,7 @@ def test_dpo_learns_the_rankings_and_goes_on_after_a_resume(place: Workplace) ->
     resumed = place.start("dpo", "dpo", "dpo.max_steps=4", "actor.num_workers=2", "actor.zero_stage=3",
                           "run.overwrite=false", "run.resume=true")  # fmt: skip
     outcome = place.finish(resumed, "dpo", expect=0)
-    assert "going on after step 2" in outcome.output and [line["step"] for line in outcome.metrics] == [1, 2, 3, 4]
+    assert "resuming after step 2" in outcome.output and [line["step"] for line in outcome.metrics] == [1, 2, 3, 4]
     assert without_times(outcome)[-1] == pytest.approx(last, rel=1e-4, abs=1e-6)
 
 

@@ -220,7 +220,7 @@ def test_a_worker_that_dies_is_named_first(place: Workplace) -> None:
     _wait_for_step(place, "killed", process, 1)
     _only_this_machine_can_reach(place.root / "runs/killed/logs")
     refused = place.run("ppo", "killed", expect=2)  # with run.overwrite=true, while the run is alive
-    assert f"runs/killed belongs to a run that is alive (process {process.pid} on " in refused.output
+    assert f"runs/killed belongs to a run that is still active (process {process.pid} on " in refused.output
     (victim,) = _worker_pids(place.root / "runs/killed/logs/critic-0.log")
     os.kill(victim, signal.SIGKILL)
     outcome = place.finish(process, "killed", expect=1)
@@ -235,7 +235,7 @@ def test_a_reward_that_is_not_a_number_ends_the_run_with_the_sample(place: Workp
         "ppo", "nan", "rollout.backend=hf", "reward.model.path=null", "reward.function=broken.py:score", expect=1
     )
     error = next(line for line in outcome.output.splitlines() if line.startswith("error:"))
-    assert "broken.py:score gave nan for prompt" in error
+    assert "broken.py:score returned nan for prompt" in error
 
 
 def test_a_judge_that_hangs_at_the_end_costs_no_work(place: Workplace) -> None:
@@ -257,7 +257,9 @@ def test_a_judge_that_hangs_at_the_end_costs_no_work(place: Workplace) -> None:
         "ppo.function_timeout_s=5",
     ]
     failed = place.run("ppo", "function", *settings, expect=1)
-    said = "error: judge length.py:long gave no scores of 5 responses within 5 s (ppo.function_timeout_s), the first of"
+    said = (
+        "error: judge length.py:long returned no scores for 5 responses within 5 s (ppo.function_timeout_s), the first"
+    )
     assert said in failed.output and not (failed.run / "summary.json").exists()
     assert [line["step"] for line in failed.metrics] == [1, 2]
     AutoModelForCausalLM.from_pretrained(failed.run / "model")

@@ -204,7 +204,7 @@ def test_what_no_node_can_hold_is_said_at_once(desk: Workplace, cluster: str) ->
     outcome = desk.run("sft", "packed", *SFT, *pack, f"cluster.address={cluster}", expect=3)
     assert time.monotonic() - started < 100  # cluster.placement_timeout_s is 120
     first, sums, wanted, *nodes = outcome.output.splitlines()[-6:]
-    assert "actor (strict_pack): no node has 3 CPU, as all of it needs together" in first
+    assert "actor (strict_pack): no single node has 3 CPU, which it needs in all" in first
     assert sums.strip() == "CPU wanted 3, present 4, free 4"
     assert wanted.strip() == "wanted: actor: 3 x 1 CPU (strict_pack)"
     assert sum("2 of 2 CPU free; too little CPU for actor" in node for node in nodes) == 2

@@ -101,7 +101,7 @@ def test_what_fits_fits_and_engines_run_as_many_sequences_as_their_cache_holds(j
 @pytest.mark.parametrize(
     ("settings", "hardware", "said", "change"),
     [
-        ({}, Hardware(1, 8, 80 * GIB), "11 devices are wanted, 8 there", "placement=colocated"),
+        ({}, Hardware(1, 8, 80 * GIB), "11 devices are needed, 8 exist", "placement=colocated"),
         ({"actor.num_workers": 1}, Hardware(2, 8, 80 * GIB), "actor:", "actor.num_workers=2"),
         (
             {"reference.micro_batch_tokens": 10**6},
@@ -124,7 +124,7 @@ def test_what_fits_fits_and_engines_run_as_many_sequences_as_their_cache_holds(j
         (
             {"rollout.memory_utilization": 0.15},
             Hardware(2, 8, 80 * GIB),
-            "not one sequence",
+            "too small for a single sequence",
             "rollout.tensor_parallel=2",
         ),
     ],
@@ -182,7 +182,7 @@ def test_a_further_reward_model_is_planned_and_changed_under_its_own_section(job
     job.rewards["polite"] = RewardSourceConfig(strategy="strict_spread", num_workers=4)
     job.rewards["polite"].model.path = job.actor.model.path
     (problem,) = make_plan(job, CUDA, Hardware(3, 8, 80 * GIB)).problems
-    assert problem.what == "reward-polite: 4 nodes are wanted, 3 there"
+    assert problem.what == "reward-polite: 4 nodes are needed, 3 exist"
     assert problem.change == "rewards.polite.strategy=spread"
     job.rewards["polite"].strategy = "pack"
     found = suggest_plans(job, CUDA, Hardware(1, 8, 80 * GIB), Speeds(), 3)

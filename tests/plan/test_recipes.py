@@ -80,4 +80,4 @@ def test_a_recipe_on_smaller_devices_does_not_fit(folders: dict[str, str]) -> No
     small = make_plan(planned("configs/ppo_llama_8b_node.yaml", folders), CUDA, Hardware(1, 8, 40 * GIB), fixes=False)
     assert any("actor" in problem.what for problem in small.problems)
     few = make_plan(planned("configs/ppo_llama_70b.yaml", folders), CUDA, Hardware(4, 8, 80 * GIB), fixes=False)
-    assert any("64 devices are wanted, 32 there" in problem.what for problem in few.problems)
+    assert any("64 devices are needed, 32 exist" in problem.what for problem in few.problems)

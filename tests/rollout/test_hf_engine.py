@@ -63,7 +63,9 @@ def test_weights_of_another_model_are_refused(folder, tmp_path):
     engine = hf_engine(folder)
     group_of([engine])
     untied = hf_engine(write_model(tmp_path / "untied", tied=False, seed=1))
-    with pytest.raises(RunError, match=r"differ in 1 names, as lm_head\.weight"):
+    with pytest.raises(
+        RunError, match=r"1 parameter names differ between actor and rollout model, such as lm_head\.weight"
+    ):
         engine.receive(WeightSource(untied._model, 1 << 20).metadata(), 1)
 
 

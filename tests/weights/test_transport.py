@@ -172,7 +172,7 @@ def test_a_member_that_dies_in_a_transfer_is_named():
         waiting = pool.submit(lambda: list(other.receive(manifest(sent))))
         errors = [pool.submit(sender.send, manifest(sent), sent).exception(), waiting.exception()]
     assert all(error is None or isinstance(error, RunError) for error in errors)
-    assert any(re.search(r"broken off at .* rollout 1", str(error)) for error in errors), errors
+    assert any(re.search(r"interrupted at .* rollout 1", str(error)) for error in errors), errors
     assert time.monotonic() - started < 20, "the others should not wait for their deadline"
     worker.join(timeout=10)
 
