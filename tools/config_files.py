@@ -7,6 +7,7 @@ They are made from the schema (rlhf_dist/config/schema/), which is where a key i
 
 from __future__ import annotations
 
+import re
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
@@ -202,12 +203,12 @@ def _groups() -> list[list[Place]]:
 
 
 def _heading(group: list[Place], groups: list[list[Place]]) -> str:
-    """The names of a group's sections; with the launchers where another group has a section of the same name."""
-    names = list(dict.fromkeys(place.name for place in group))
+    """The names of a group's sections, each with its launchers where another group has a section of that name."""
     others = {place.name for other in groups if other is not group for place in other}
-    if not others & set(names):
-        return ", ".join(names)
-    return f"{', '.join(names)} of {_launchers(place.base for place in group)}"
+    bases: dict[str, list[Base]] = {}
+    for place in group:
+        bases.setdefault(place.name, []).append(place.base)
+    return ", ".join(f"{name} ({_launchers(of)})" if name in others else name for name, of in bases.items())
 
 
 def _where(group: list[Place]) -> list[str]:
@@ -279,8 +280,9 @@ def _keys_without_section() -> list[str]:
 
 
 def _cell(text: str) -> str:
-    """A text as Markdown shows it in a table."""
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
+    """A text as Markdown shows it in a table, with links to the other pages."""
+    escaped = text.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
+    return re.sub(r"docs/(\w+\.md)", r"[\1](\1)", escaped)
 
 
 def main() -> int:

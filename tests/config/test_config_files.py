@@ -53,7 +53,9 @@ def test_a_row_of_the_page_says_all_that_the_schema_does() -> None:
     assert "| `strategy` | text | `pack` | `pack`: on few nodes<br>`spread`: on many nodes<br>" in PAGE
     path = next(line for line in PAGE.partition("## `actor`")[2].splitlines() if line.startswith("| `model.path`"))
     assert "| required in `actor`, `reward` |" in path and "; null in `critic`: the reward model, or" in path
-    assert "`rewards.NAME` of `launch/ppo_llama.py`" in PAGE
+    assert "## `actor`, `critic`, `reward` (`launch/reward_llama.py`)" in PAGE
+    assert "## `reward` (`launch/ppo_llama.py`), `rewards.NAME`" in PAGE
+    assert "advantage estimator ([algorithms.md](algorithms.md)) |" in PAGE
 
 
 def test_all_keys_of_named_sections_are_on_the_page_as_well() -> None:
