@@ -112,14 +112,16 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     """The command line."""
     names = ",".join(part.name for part in PARTS)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", default=names, help=f"which ones, with commas between; all: {names}")
-    parser.add_argument("--minutes", type=float, default=15.0, help="for all parts together (15)")
-    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
-    parser.add_argument("--tiny", action="store_true", help="the smallest size of everything")
-    parser.add_argument("--rollout", choices=("vllm", "hf"), help="the engine; else vLLM where it is installed")
+    parser.add_argument("--parts", default=names, help=f"parts to run, separated by commas (default: {names})")
+    parser.add_argument("--minutes", type=float, default=15.0, help="time for all parts together (default 15)")
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"), help="cpu is for testing this program")
+    parser.add_argument("--tiny", action="store_true", help="use the smallest size of everything")
+    parser.add_argument("--rollout", choices=("vllm", "hf"), help="rollout engine (default: vLLM if it is installed)")
     parser.add_argument("--out", type=Path, help="where the page is written (benchmarks/results; with --tiny nowhere)")
-    parser.add_argument("--logs", type=Path, default=ROOT / "runs" / "gpu", help="where the logs are (runs/gpu)")
-    parser.add_argument("--check", action="store_true", help="only says whether there is a CUDA device: exit 0 or 2")
+    parser.add_argument(
+        "--logs", type=Path, default=ROOT / "runs" / "gpu", help="directory of the logs (default runs/gpu)"
+    )
+    parser.add_argument("--check", action="store_true", help="only check whether there is a CUDA device: exit 0 or 2")
     options = parser.parse_args(argv)
     options.parts = options.parts.split(",")
     for name in options.parts:

@@ -222,10 +222,14 @@ def main() -> int:
     """Measures, prints, writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", metavar="MODEL", type=Path)
-    parser.add_argument("--stages", nargs="+", type=int, default=[0, 1, 2, 3], metavar="STAGE")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--again", type=Path, metavar="FILE")
-    parser.add_argument("--out", type=Path, metavar="FILE")
+    parser.add_argument(
+        "--stages", nargs="+", type=int, default=[0, 1, 2, 3], metavar="STAGE", help="ZeRO stages (default all)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep the measurements in FILE")
+    parser.add_argument(
+        "--again", type=Path, metavar="FILE", help="compare measurements kept in FILE, without measuring"
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the table to FILE (Markdown)")
     options = parser.parse_args()
     kept = json.loads(options.again.read_text()) if options.again else {}
     rows: list[Row] = []

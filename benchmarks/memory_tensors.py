@@ -221,7 +221,7 @@ def main() -> int:
     """Measures, prints, writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", metavar="MODEL")
-    parser.add_argument("--out", type=Path, metavar="FILE")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the table to FILE (Markdown)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         models = options.models or [str(ROOT / "demo/base"), *make_models(Path(folder))]

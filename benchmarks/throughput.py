@@ -3,8 +3,8 @@
 
     benchmarks/throughput.py [--steps N] [--json FILE] [--config FILE] [key=value ...]
 
-Runs `launch/ppo_llama.py`'s job on any of its configurations for a few steps, drops the first (it warms caches up),
-and prints medians and spreads over the others. What is timed is the step as users run it: rollout, scoring,
+Runs a few steps of the real PPO job with any configuration, drops the first (which warms up caches), and prints
+medians and spreads of the others. What is timed is the step as users run it: rollout, scoring,
 advantages, training and weight transfer, with nothing left out. Start-up and evaluations are not part of a step.
 """
 
@@ -114,11 +114,11 @@ def show(result: dict[str, Any], console: Console) -> None:
 def main(argv: list[str]) -> int:
     """Runs the job and prints its figures. Returns the job's exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0], allow_abbrev=False)
-    parser.add_argument("--steps", type=int, default=5, help="PPO steps, the first of which is dropped (at least 2)")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument("--steps", type=int, default=5, help="PPO steps to run (default 5); the first is not counted")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     options, job = parser.parse_known_args(argv)
     if options.steps < 2:
-        parser.error(f"--steps {options.steps}: the first step is dropped, so it takes 2 or more")
+        parser.error(f"--steps {options.steps}: expected 2 or more, because the first step is not counted")
     with tempfile.TemporaryDirectory(prefix="rlhf-throughput-") as folder:
         fixed = [
             f"run.dir={folder}",

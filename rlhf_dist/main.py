@@ -44,7 +44,9 @@ class Job:
 
 
 JOBS = {
-    "sft": Job("fine-tune on demonstrations", SFTConfig, lambda config: config, validate_sft, "rlhf_dist.jobs.sft"),
+    "sft": Job(
+        "fine-tune a model on demonstrations", SFTConfig, lambda config: config, validate_sft, "rlhf_dist.jobs.sft"
+    ),
     "reward": Job(
         "train a reward model on rankings",
         RewardModelConfig,
@@ -53,9 +55,9 @@ JOBS = {
         "rlhf_dist.jobs.reward_model",
     ),
     "ppo": Job(
-        "PPO and critic-free algorithms on a reward", PPOConfig, resolve_ppo, validate_ppo, "rlhf_dist.jobs.ppo"
+        "train a policy by PPO, GRPO, RLOO or REINFORCE++", PPOConfig, resolve_ppo, validate_ppo, "rlhf_dist.jobs.ppo"
     ),
-    "dpo": Job("direct preference optimization", DPOConfig, resolve_dpo, validate_dpo, "rlhf_dist.jobs.dpo"),
+    "dpo": Job("train a policy on comparisons by DPO", DPOConfig, resolve_dpo, validate_dpo, "rlhf_dist.jobs.dpo"),
 }
 
 

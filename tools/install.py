@@ -338,9 +338,9 @@ def install(device_name, python, path, locked=False):
 def main():
     """Reads the arguments. Returns the exit code."""
     parser = argparse.ArgumentParser(description="Makes .venv and installs the package into it.")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or npu")
-    parser.add_argument("--python", default="", help="the interpreter to use; else the best one found")
-    parser.add_argument("--locked", action="store_true", help="the exact versions of requirements/, as CI has them")
+    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda or npu")
+    parser.add_argument("--python", default="", help="Python interpreter (default: the best one found)")
+    parser.add_argument("--locked", action="store_true", help="install the exact versions of requirements/, as CI does")
     parser.add_argument("--venv", default=os.path.join(ROOT, ".venv"))
     options = parser.parse_args()
     try:

@@ -122,7 +122,7 @@ def plot(results: dict[str, list[list[dict[str, float]]]], too_far: list[dict[st
 def main(argv: list[str]) -> int:
     """Reads the command line, trains what is missing, writes table and picture. Returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each algorithm (default %(default)s)")
     parser.add_argument(
         "--steps", type=int, default=24, help="of each run; the one that goes too far has three times as many"
     )

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Reads a recipe and settings as a launcher would, and ends with exit code 2 and one line where there is a mistake.
+"""Checks a recipe and settings as a launcher would. A mistake is one line and exit code 2.
 
-check_config.py FILE [key=value ...]
+    check_config.py FILE [key=value ...]
 
-What must be on the disk (models, data, the run's folder) is left to the launcher.
+Whether models, data and the run's folder exist is left to the launcher.
 """
 
 import sys
@@ -15,6 +15,9 @@ from rlhf_dist.plan.job import load_job
 
 def main(recipe: str, *settings: str) -> int:
     """Returns the exit code."""
+    if recipe in ("-h", "--help"):
+        print(__doc__)
+        return 0
     try:
         load_job(settings, Path(recipe))
     except UserError as error:

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""What the cluster's scripts ask of Ray: which nodes are there, how a job ended, and to stop jobs in good time.
+"""What the cluster's scripts ask of Ray: which nodes have joined, to stop jobs and wait for them, how a job ended.
 
-    ray_jobs.py wait-nodes --nodes n1,n2 --timeout 300   until all have joined; names the missing ones
-    ray_jobs.py stop --timeout 1500                      asks the running jobs to stop, and waits for their checkpoints
-    ray_jobs.py drain --timeout 1500                     that, and until no actor of theirs is left on this node
-    ray_jobs.py outcome [--wait] JOB_ID                  the exit code of a job: its own; 130 where it was stopped
+    ray_jobs.py wait-nodes --nodes n1,n2 --timeout 300   waits until all have joined, or names the missing ones
+    ray_jobs.py stop --timeout 1500                      stops the running jobs, and waits for their checkpoints
+    ray_jobs.py drain --timeout 1500                     does the same, then waits until no actor is left on this node
+    ray_jobs.py outcome [--wait] JOB_ID                  exits with the job's exit code, or 130 if it was stopped
 
 `drain` is the preStop hook of the pods: Kubernetes ends all pods of a cluster at once, and a checkpoint needs the
-workers as well as the head. Only jobs of `ray job submit` can be stopped; a token is taken from where Ray takes it.
+workers as well as the head. Only jobs of `ray job submit` can be stopped. Ray's token is found as Ray itself finds it
+(RAY_AUTH_TOKEN, ~/.ray/auth_token).
 """
 
 from __future__ import annotations
@@ -23,6 +24,12 @@ import psutil
 POLL_S = 1.0
 LOST_AFTER_S = 60.0  # of silence, and the head is taken for dead
 NOT_OF_A_JOB = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
+COMMANDS = {
+    "wait-nodes": "waits until all nodes have joined; exit code 3 if some have not",
+    "stop": "stops the running jobs, and waits for their checkpoints",
+    "drain": "stops the running jobs, then waits until no actor is left on this node",
+    "outcome": "exits with a job's exit code, or 130 if it was stopped",
+}
 STOPPED = 130  # as launch/*.py end after the checkpoint of a SIGTERM
 
 
@@ -154,16 +161,16 @@ def main() -> int:
     """Reads the arguments. Returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("wait-nodes", "stop", "drain", "outcome"):
-        command = commands.add_parser(name)
-        command.add_argument("--address", default=default_address(), help="of the Jobs API (%(default)s)")
+    for name, title in COMMANDS.items():
+        command = commands.add_parser(name, help=title, description=title)
+        command.add_argument("--address", default=default_address(), help="of Ray's Jobs API (default %(default)s)")
         if name == "outcome":
-            command.add_argument("job")
-            command.add_argument("--wait", action="store_true", help="until it has ended")
+            command.add_argument("job", metavar="JOB_ID")
+            command.add_argument("--wait", action="store_true", help="wait until the job has ended")
         else:
-            command.add_argument("--timeout", type=float, default=1500.0, help="seconds (%(default)s)")
+            command.add_argument("--timeout", type=float, default=1500.0, help="seconds to wait (default %(default)s)")
         if name == "wait-nodes":
-            command.add_argument("--nodes", required=True, help="their names, with commas")
+            command.add_argument("--nodes", required=True, help="names of the nodes, separated by commas")
     options = parser.parse_args()
     if options.command == "wait-nodes":
         return wait_nodes(options.address, options.nodes.split(","), options.timeout)
