@@ -11,20 +11,20 @@ import pytest
 
 from rlhf_dist.process_output import tail
 
-_TALK = """
-def talk():
+_WRITE_LINES = """
+def write_lines():
     print("from print")
     logging.warning("from logging")
     warnings.warn("from warnings")
     os.write(1, b"from C\\n")
     os.system("echo from a child")
 """
-_SAYINGS = ("from print", "from logging", "from warnings", "from C", "from a child")
+_LINES = ("from print", "from logging", "from warnings", "from C", "from a child")
 
 
 def _run(body: str, log: Path) -> subprocess.CompletedProcess[str]:
     head = "import logging, os, sys, warnings\nfrom pathlib import Path\nfrom rlhf_dist.process_output import *\n"
-    code = head + f"log = Path({str(log)!r})\n" + _TALK + textwrap.dedent(body)
+    code = head + f"log = Path({str(log)!r})\n" + _WRITE_LINES + textwrap.dedent(body)
     root = Path(__file__).resolve().parents[1]
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, timeout=60)
 
@@ -35,7 +35,7 @@ def test_chatter_goes_to_the_log_and_the_view_to_the_terminal(tmp_path: Path) ->
         """
         print("before")
         with redirect_output(log) as terminal:
-            talk()
+            write_lines()
             terminal.write("the view\\n")
         print("after")
         """,
@@ -43,7 +43,7 @@ def test_chatter_goes_to_the_log_and_the_view_to_the_terminal(tmp_path: Path) ->
     )
     assert done.stdout.splitlines() == ["before", "the view", "after"]
     assert done.stderr == ""
-    assert all(saying in log.read_text() for saying in _SAYINGS)
+    assert all(line in log.read_text() for line in _LINES)
 
 
 def test_the_terminal_is_back_after_an_error(tmp_path: Path) -> None:
@@ -63,9 +63,9 @@ def test_the_terminal_is_back_after_an_error(tmp_path: Path) -> None:
 
 def test_a_workers_output_goes_to_its_log_for_good(tmp_path: Path) -> None:
     log = tmp_path / "actor-0.log"
-    done = _run("redirect_process_output(log)\ntalk()\nraise ValueError('the cause')", log)
+    done = _run("redirect_process_output(log)\nwrite_lines()\nraise ValueError('the cause')", log)
     assert (done.stdout, done.stderr) == ("", "")
-    assert all(saying in log.read_text() for saying in (*_SAYINGS, "ValueError: the cause"))
+    assert all(line in log.read_text() for line in (*_LINES, "ValueError: the cause"))
 
 
 @pytest.mark.parametrize(

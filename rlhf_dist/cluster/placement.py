@@ -134,7 +134,7 @@ class Placement:
         """Ray's options for worker ``rank`` of ``role``: its bundle and its resources."""
         placed, resources = self._placed_pool(role), self.roles[role]
         own = {str(self.device.ray_resource): float(resources.devices)} if resources.devices else {}
-        bundle = placed.order[placed.pool.seat(resources, rank).bundle]
+        bundle = placed.order[placed.pool.slot(resources, rank).bundle]
         return _options(placed, bundle, resources.cpus, {} if placed.holders else own)
 
     def visible_devices(self, role: str, rank: int) -> str | None:
@@ -142,8 +142,8 @@ class Placement:
         placed = self._placed_pool(role)
         if not placed.holders:
             return None
-        seat = placed.pool.seat(self.roles[role], rank)
-        return ",".join(placed.visible[seat.bundle][index] for index in seat.devices)
+        slot = placed.pool.slot(self.roles[role], rank)
+        return ",".join(placed.visible[slot.bundle][index] for index in slot.devices)
 
     def device_of(self, role: str) -> Device:
         """What the workers of ``role`` compute on: the run's device, or the CPU where they have none of their own."""
@@ -164,11 +164,11 @@ class Placement:
             node_of = placement_group_table(placed.group)["bundles_to_node_id"]
             for role in placed.pool.roles:
                 for rank in range(role.workers):
-                    node = node_of[placed.order[placed.pool.seat(role, rank).bundle]]
+                    node = node_of[placed.order[placed.pool.slot(role, rank).bundle]]
                     found.setdefault(node, set()).add(role.role)
         return found
 
-    def same_seats(self, one: str, other: str) -> bool:
+    def same_slots(self, one: str, other: str) -> bool:
         """Whether two roles share devices, process by process: the same ones, in the same order."""
         here, there = self.roles[one], self.roles[other]
         same_size = here.workers * here.processes == there.workers * there.processes

@@ -77,7 +77,7 @@ class WeightSync:
             return wanted
         if not placement.shares_devices(actor, rollout):
             return "collective"
-        return "shared" if placement.same_seats(actor, rollout) else "host"
+        return "shared" if placement.same_slots(actor, rollout) else "host"
 
 
 def _processes(engines: list[str], tensor_parallel: int) -> list[str]:

@@ -38,7 +38,7 @@ class RoleResources:
 
 
 @dataclass(frozen=True)
-class Seat:
+class Slot:
     """Where one worker sits: a bundle of its pool, and which of the bundle's devices are its."""
 
     bundle: int
@@ -79,18 +79,18 @@ class Pool:
         """Accelerators of the pool."""
         return self.bundles * self.width
 
-    def seat(self, role: RoleResources, rank: int) -> Seat:
-        """The seat of a role's worker. Workers fill the devices in their order, so equal ranks of roles meet."""
+    def slot(self, role: RoleResources, rank: int) -> Slot:
+        """The slot of a role's worker. Workers fill the devices in their order, so equal ranks of roles meet."""
         unit, width = max(role.devices, 1), max(self.width, 1)
         first = rank * unit
-        return Seat(first // width, tuple(range(first % width, first % width + role.devices)))
+        return Slot(first // width, tuple(range(first % width, first % width + role.devices)))
 
     def resources(self, device: Device) -> list[dict[str, float]]:
         """The Ray resources of each bundle."""
         cpus: Counter[int] = Counter()
         for role in self.roles:
             for rank in range(role.workers):
-                cpus[self.seat(role, rank).bundle] += role.cpus  # type: ignore[assignment]
+                cpus[self.slot(role, rank).bundle] += role.cpus  # type: ignore[assignment]
         accelerators = {device.ray_resource: float(self.width)} if device.ray_resource and self.width else {}
         return [{"CPU": cpus[bundle], **accelerators} for bundle in range(self.bundles)]
 

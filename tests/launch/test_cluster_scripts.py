@@ -31,17 +31,17 @@ ray.init(configure_logging=False, log_to_driver=False)
 signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
 
 @ray.remote(num_cpus=0)
-class Keeper:
+class Worker:
     def step(self):
         return 7
 
-keeper = Keeper.remote()
-ray.get(keeper.step.remote())
+worker = Worker.remote()
+ray.get(worker.step.remote())
 (folder / "running").write_text("\\n".join(sys.argv[1:]))
 while not stop:
     time.sleep(0.1)
 time.sleep(4)  # longer than Ray waits by itself
-(folder / "checkpoint").write_text(str(ray.get(keeper.step.remote())))
+(folder / "checkpoint").write_text(str(ray.get(worker.step.remote())))
 sys.exit(130)
 """
 

@@ -36,7 +36,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Workplace:
+class Workspace:
     """A folder with a tiny model and tiny data, in which jobs run.
 
     Attributes:
@@ -127,9 +127,9 @@ _TINY = {
 
 
 @pytest.fixture(scope="session")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
-    """A workplace whose SFT and reward-model runs are done."""
-    place = Workplace(tmp_path_factory.mktemp("pipeline"))
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+    """A workspace whose SFT and reward-model runs are done."""
+    place = Workspace(tmp_path_factory.mktemp("pipeline"))
     write_model(place.root / "model", tied=True)
     write_data(place.root / "data")
     place.run("sft", "sft", "actor.optim.lr=1e-3")

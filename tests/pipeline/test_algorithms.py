@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.pipeline.conftest import ROOT, Outcome, Workplace
+from tests.pipeline.conftest import ROOT, Outcome, Workspace
 from tests.pipeline.plants import planted
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -50,12 +50,12 @@ def without_times(outcome: Outcome) -> list[dict[str, float]]:
 
 
 @pytest.fixture(scope="module")
-def ptx(place: Workplace) -> Outcome:
+def ptx(place: Workspace) -> Outcome:
     """PPO-ptx on one worker of each role, sampled by vLLM."""
     return place.run("ppo", "ptx", *PTX)
 
 
-def test_two_runs_of_the_same_seed_are_equal_to_the_bit(place: Workplace, ptx: Outcome) -> None:
+def test_two_runs_of_the_same_seed_are_equal_to_the_bit(place: Workspace, ptx: Outcome) -> None:
     again = place.run("ppo", "again", *PTX)
     assert without_times(again) == without_times(ptx)
     assert (again.run / "samples.jsonl").read_text() == (ptx.run / "samples.jsonl").read_text()
@@ -97,7 +97,7 @@ def test_ptx_reports_the_pretraining_loss_and_measures_it_held_out(ptx: Outcome)
     ],
     ids=["grpo", "reinforce++", "own-function"],
 )
-def test_critic_free_estimators_need_no_critic(place: Workplace, settings: list[str]) -> None:
+def test_critic_free_estimators_need_no_critic(place: Workspace, settings: list[str]) -> None:
     (place.root / "own.py").write_text("def rewards_to_go(episodes):\n    return episodes.rewards.clone(), None\n")
     outcome = place.run("ppo", "free", *HF, "rollout.samples_per_prompt=3", "ppo.minibatch_size=6", *settings)
     assert not list((outcome.run / "logs").glob("critic-*"))
@@ -112,7 +112,7 @@ def test_critic_free_estimators_need_no_critic(place: Workplace, settings: list[
         assert outcome.metrics[1]["loss/kl"] > 0
 
 
-def test_a_reward_model_scores_its_demonstrations_zero_on_average(place: Workplace) -> None:
+def test_a_reward_model_scores_its_demonstrations_zero_on_average(place: Workspace) -> None:
     from rlhf_dist.config.schema import ModelConfig
     from rlhf_dist.device import CPU
     from rlhf_dist.models.language import load_scalar
@@ -123,14 +123,14 @@ def test_a_reward_model_scores_its_demonstrations_zero_on_average(place: Workpla
     assert load_scalar(ModelConfig(path=str(outcome.run / "model")), CPU).bias == pytest.approx(bias)
 
 
-def test_sft_with_a_share_of_pretraining_text_learns_both(place: Workplace) -> None:
+def test_sft_with_a_share_of_pretraining_text_learns_both(place: Workspace) -> None:
     text = ["pretrain.path=data/text.jsonl", "pretrain.eval_count=4", "sft.pretrain_share=0.5"]
     mixed = place.run("sft", "mixed", *text, "sft.max_steps=1").summary
     alone = place.run("sft", "unmixed", "sft.max_steps=1").summary
     assert mixed["tokens"] > alone["tokens"]  # 4 examples of text beside 8 demonstrations
 
 
-def test_lora_needs_no_reference_and_reaches_the_engine_merged(place: Workplace) -> None:
+def test_lora_needs_no_reference_and_reaches_the_engine_merged(place: Workspace) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
@@ -155,7 +155,7 @@ def test_lora_needs_no_reference_and_reaches_the_engine_merged(place: Workplace)
         torch.testing.assert_close(tensor, adapted.state_dict()[name], rtol=0, atol=1e-6)
 
 
-def test_an_environments_turns_are_read_and_not_learned(place: Workplace) -> None:
+def test_an_environments_turns_are_read_and_not_learned(place: Workspace) -> None:
     (place.root / "world.py").write_text(
         "def reply(prompts, responses):\n    return [' is bad' if len(r) < 40 else None for r in responses]\n"
     )
@@ -178,7 +178,7 @@ def test_an_environments_turns_are_read_and_not_learned(place: Workplace) -> Non
     assert abs(outcome.metrics[0]["kl/sequence_mean"]) < 1e-3
 
 
-def test_dpo_learns_the_rankings_and_goes_on_after_a_resume(place: Workplace) -> None:
+def test_dpo_learns_the_rankings_and_goes_on_after_a_resume(place: Workspace) -> None:
     whole = place.run("dpo", "dpo", "dpo.max_steps=4", "actor.num_workers=2", "actor.zero_stage=3", "run.save_every=2")
     assert whole.metrics[0]["loss/dpo"] == pytest.approx(0.6931, abs=1e-3)  # policy and reference are equal: log 2
     assert whole.metrics[0]["reward/margin"] == pytest.approx(0.0, abs=1e-4)
@@ -197,7 +197,7 @@ def test_dpo_learns_the_rankings_and_goes_on_after_a_resume(place: Workplace) ->
 
 
 def test_the_reward_is_the_weighted_sum_of_its_sources_and_secrets_stand_nowhere(
-    place: Workplace, monkeypatch: pytest.MonkeyPatch
+    place: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They reach whom they are meant for: the function asks for those of its process, the endpoint for its own."""
     settings = ["rewards.long.function=own_rewards.py:long", "rewards.long.weight=-0.25", "reward.weight=2.0"]

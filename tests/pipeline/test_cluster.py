@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline.conftest import ROOT, Workplace
+from tests.pipeline.conftest import ROOT, Workspace
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -22,8 +22,8 @@ def ray(*words: str, env: dict[str, str], cwd: Path, timeout: float = 300) -> su
 
 
 @pytest.fixture(scope="module")
-def cluster(place: Workplace) -> Iterator[dict[str, str]]:
-    """A cluster by `ray start --head`, in the workplace's folder. Gives the environment of its clients."""
+def cluster(place: Workspace) -> Iterator[dict[str, str]]:
+    """A cluster by `ray start --head`, in the workspace's folder. Gives the environment of its clients."""
     env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
     ports = ["--port=6479", "--dashboard-port=8365", "--ray-client-server-port=8366"]
@@ -41,7 +41,7 @@ def _ray_pids() -> list[str]:
     return [line.split()[0] for line in listed if ":6479" in line or "8365" in line or "gcs_server_port=6479" in line]
 
 
-def test_a_launcher_runs_as_a_ray_job_on_the_cluster_that_is_there(place: Workplace, cluster: dict[str, str]) -> None:
+def test_a_launcher_runs_as_a_ray_job_on_the_cluster_that_is_there(place: Workspace, cluster: dict[str, str]) -> None:
     command = place.command("ppo", "job", "rollout.backend=hf", "ppo.steps=1", f"run.dir={place.root}/runs")
     submit = ["job", "submit", "--address=http://127.0.0.1:8365", "--", *command]
     deadline = time.monotonic() + 60
@@ -56,7 +56,7 @@ def test_a_launcher_runs_as_a_ray_job_on_the_cluster_that_is_there(place: Workpl
 
 
 def test_a_launcher_joins_the_cluster_of_ray_address_and_leaves_it_running(
-    place: Workplace, cluster: dict[str, str]
+    place: Workspace, cluster: dict[str, str]
 ) -> None:
     env = cluster | {"RAY_ADDRESS": "127.0.0.1:6479"}
     done = subprocess.run(
@@ -78,7 +78,7 @@ def test_a_launcher_joins_the_cluster_of_ray_address_and_leaves_it_running(
         time.sleep(2)
 
 
-def test_an_address_where_nobody_answers_is_exit_3(place: Workplace) -> None:
+def test_an_address_where_nobody_answers_is_exit_3(place: Workspace) -> None:
     outcome = place.run("sft", "nobody", "cluster.address=127.0.0.1:1", expect=3)
     assert "127.0.0.1:1" in outcome.output.splitlines()[-1]
 

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from rlhf_dist.__main__ import main
 from rlhf_dist.controller.checkpoints import Checkpoints
-from tests.pipeline.conftest import Outcome, Workplace
+from tests.pipeline.conftest import Outcome, Workspace
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -58,7 +58,7 @@ SAME_EVERYWHERE = [
 ]
 
 
-def test_sft_lowers_the_held_out_loss_and_saves_a_model_that_transformers_loads(place: Workplace) -> None:
+def test_sft_lowers_the_held_out_loss_and_saves_a_model_that_transformers_loads(place: Workspace) -> None:
     run = place.root / "runs/sft"
     summary = json.loads((run / "summary.json").read_text())
     assert summary["after"]["loss"] < summary["before"]["loss"]
@@ -66,7 +66,7 @@ def test_sft_lowers_the_held_out_loss_and_saves_a_model_that_transformers_loads(
     assert AutoTokenizer.from_pretrained(run / "model").eos_token == "<eos>"
 
 
-def test_the_reward_model_is_saved_with_its_head(place: Workplace) -> None:
+def test_the_reward_model_is_saved_with_its_head(place: Workspace) -> None:
     run = place.root / "runs/reward"
     summary = json.loads((run / "summary.json").read_text())
     assert 0 <= summary["after"]["accuracy"] <= 1
@@ -75,7 +75,7 @@ def test_the_reward_model_is_saved_with_its_head(place: Workplace) -> None:
 
 
 @pytest.mark.parametrize("job", ["sft", "reward"])
-def test_the_last_checkpoint_is_exported_as_the_run_saved_its_model(place: Workplace, tmp_path: Path, job: str) -> None:
+def test_the_last_checkpoint_is_exported_as_the_run_saved_its_model(place: Workspace, tmp_path: Path, job: str) -> None:
     run = place.root / "runs" / job
     checkpoint = Checkpoints(run / "checkpoints").whole()[-1].path
     assert main(["export", str(checkpoint), str(tmp_path / "out")]) == 0
@@ -87,7 +87,7 @@ def test_the_last_checkpoint_is_exported_as_the_run_saved_its_model(place: Workp
 
 
 @pytest.fixture(scope="module")
-def plain(place: Workplace) -> list[dict[str, float]]:
+def plain(place: Workspace) -> list[dict[str, float]]:
     """The metrics of PPO with one worker of each role, without ZeRO, on one vLLM engine."""
     outcome = place.run("ppo", "plain")
     for name in ("config.yaml", "samples.jsonl", "trace.json", "report.html", "summary.json", "model"):
@@ -137,7 +137,7 @@ def test_a_line_of_metrics_holds_what_the_contract_names(plain: list[dict[str, f
     ids=["zero3-two-actors-two-engines", "zero2-one-actor-two-critics-two-rewards-checkpointing"],
 )
 def test_the_layout_of_a_job_does_not_change_its_losses(
-    place: Workplace, plain: list[dict[str, float]], settings: list[str]
+    place: Workspace, plain: list[dict[str, float]], settings: list[str]
 ) -> None:
     outcome = place.run("ppo", "layout", *settings)
     for ours, theirs in zip(outcome.metrics, plain, strict=True):
@@ -147,7 +147,7 @@ def test_the_layout_of_a_job_does_not_change_its_losses(
     assert len(set(random)) == len(random) == 3  # each worker draws from a seed of its own
 
 
-def test_more_workers_than_sequences_and_more_engines_than_prompts_lose_nothing(place: Workplace) -> None:
+def test_more_workers_than_sequences_and_more_engines_than_prompts_lose_nothing(place: Workspace) -> None:
     outcome = place.run(
         "ppo",
         "few",
@@ -164,7 +164,7 @@ def test_more_workers_than_sequences_and_more_engines_than_prompts_lose_nothing(
     assert line["response/length_mean"] * 2 == pytest.approx(round(line["response/length_mean"] * 2))
 
 
-def _wait_for_step(place: Workplace, name: str, process: subprocess.Popen[str], lines: int) -> None:
+def _wait_for_step(place: Workspace, name: str, process: subprocess.Popen[str], lines: int) -> None:
     metrics = place.root / "runs" / name / "metrics.jsonl"
     deadline = time.monotonic() + 300
     while not (metrics.exists() and metrics.read_text().count("\n") >= lines):
@@ -177,12 +177,12 @@ TWELVE_STEPS = ["rollout.backend=hf", "ppo.steps=12", "actor.zero_stage=2", "run
 
 
 @pytest.fixture(scope="module")
-def whole(place: Workplace) -> list[dict[str, float]]:
+def whole(place: Workspace) -> list[dict[str, float]]:
     """The metrics of twelve steps without an interruption."""
     return place.run("ppo", "whole", *TWELVE_STEPS).metrics
 
 
-def _interrupted(place: Workplace, number: signal.Signals) -> Outcome:
+def _interrupted(place: Workspace, number: signal.Signals) -> Outcome:
     """A run of twelve steps that got a signal after the second; it has written a checkpoint."""
     name = f"halves-{number.name}"
     process = place.start("ppo", name, *TWELVE_STEPS)
@@ -196,11 +196,11 @@ def _interrupted(place: Workplace, number: signal.Signals) -> Outcome:
     return outcome
 
 
-def test_sigterm_ends_a_run_with_a_checkpoint(place: Workplace) -> None:
+def test_sigterm_ends_a_run_with_a_checkpoint(place: Workspace) -> None:
     _interrupted(place, signal.SIGTERM)
 
 
-def test_an_interrupted_run_goes_on_as_if_nothing_had_been(place: Workplace, whole: list[dict[str, float]]) -> None:
+def test_an_interrupted_run_goes_on_as_if_nothing_had_been(place: Workspace, whole: list[dict[str, float]]) -> None:
     """Stopped by Ctrl-C, gone on, killed as the system kills, and gone on again."""
     name = _interrupted(place, signal.SIGINT).run.name
     settings = [*TWELVE_STEPS, "run.overwrite=false", "run.resume=auto", "run.save_every=1"]
@@ -215,7 +215,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_been(place: Workplace, who
             assert ours[key] == pytest.approx(theirs[key], rel=1e-3, abs=1e-5), (ours["step"], key)
 
 
-def test_a_worker_that_dies_is_named_first(place: Workplace) -> None:
+def test_a_worker_that_dies_is_named_first(place: Workspace) -> None:
     process = place.start("ppo", "killed", "rollout.backend=hf", "ppo.steps=500", "actor.num_workers=2")
     _wait_for_step(place, "killed", process, 1)
     _only_this_machine_can_reach(place.root / "runs/killed/logs")
@@ -229,7 +229,7 @@ def test_a_worker_that_dies_is_named_first(place: Workplace) -> None:
     assert "critic-0 died" in last[0]
 
 
-def test_a_reward_that_is_not_a_number_ends_the_run_with_the_sample(place: Workplace) -> None:
+def test_a_reward_that_is_not_a_number_ends_the_run_with_the_sample(place: Workspace) -> None:
     (place.root / "broken.py").write_text("def score(prompts, responses):\n    return [float('nan')] * len(prompts)\n")
     outcome = place.run(
         "ppo", "nan", "rollout.backend=hf", "reward.model.path=null", "reward.function=broken.py:score", expect=1
@@ -238,7 +238,7 @@ def test_a_reward_that_is_not_a_number_ends_the_run_with_the_sample(place: Workp
     assert "broken.py:score returned nan for prompt" in error
 
 
-def test_a_judge_that_hangs_at_the_end_costs_no_work(place: Workplace) -> None:
+def test_a_judge_that_hangs_at_the_end_costs_no_work(place: Workspace) -> None:
     """A function is the reward and another one the judge; that one hangs when the steps are done, once."""
     (place.root / "length.py").write_text(
         "import time\nfrom pathlib import Path\n\n"
@@ -274,12 +274,12 @@ def test_a_judge_that_hangs_at_the_end_costs_no_work(place: Workplace) -> None:
     assert again.summary == outcome.summary and "step 1" not in again.output
 
 
-def test_a_cluster_too_small_is_exit_3_with_what_is_wanted_and_there(place: Workplace) -> None:
+def test_a_cluster_too_small_is_exit_3_with_what_is_wanted_and_there(place: Workspace) -> None:
     outcome = place.run("sft", "huge", "actor.num_workers=2", "actor.cpus_per_worker=500", expect=3)
     assert "CPU wanted 1000, present" in outcome.output
 
 
-def test_the_trained_policy_generates_in_vllm(place: Workplace, plain: list[dict[str, float]]) -> None:
+def test_the_trained_policy_generates_in_vllm(place: Workspace, plain: list[dict[str, float]]) -> None:
     code = (
         "from vllm import LLM, SamplingParams\n"
         "llm = LLM('runs/plain/model', dtype='float32', enforce_eager=True, kv_cache_memory_bytes=2**27)\n"
@@ -293,7 +293,7 @@ def test_the_trained_policy_generates_in_vllm(place: Workplace, plain: list[dict
     assert "SAMPLED 4" in result.stdout, result.stderr[-3000:]
 
 
-def test_no_worker_outlives_its_run_however_it_ended(place: Workplace) -> None:
+def test_no_worker_outlives_its_run_however_it_ended(place: Workspace) -> None:
     pids = [pid for log in (place.root / "runs").glob("*/logs/*.log") for pid in _worker_pids(log)]
     assert len(pids) > 20
     deadline = time.monotonic() + 30

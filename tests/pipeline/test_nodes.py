@@ -24,7 +24,7 @@ from ray.cluster_utils import Cluster
 from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
 
 from rlhf_dist.cluster.prometheus import GAUGES
-from tests.pipeline.conftest import ROOT, Outcome, Workplace
+from tests.pipeline.conftest import ROOT, Outcome, Workspace
 from tests.pipeline.test_placement import same_learning
 from tests.tiny import write_data, write_model
 
@@ -43,9 +43,9 @@ SFT = ["sft.max_steps=2", "run.tensorboard=false"]
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
-    """A workplace whose reward is a function, so that no run has to come first."""
-    place = Workplace(tmp_path_factory.mktemp("nodes"))
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+    """A workspace whose reward is a function, so that no run has to come first."""
+    place = Workspace(tmp_path_factory.mktemp("nodes"))
     write_model(place.root / "model")
     write_data(place.root / "data")
     (place.root / "score.py").write_text(
@@ -57,9 +57,9 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
 
 
 @pytest.fixture(scope="module")
-def alone(desk: Workplace) -> Outcome:
+def alone(place: Workspace) -> Outcome:
     """Two steps of PPO with one worker of each role on one node."""
-    return desk.run("ppo", "alone", *PPO)
+    return place.run("ppo", "alone", *PPO)
 
 
 @pytest.fixture(scope="module")
@@ -128,8 +128,8 @@ def gauges() -> dict[str, dict[tuple[str, ...], float]]:
     return found
 
 
-def lines_of(desk: Workplace, run: str) -> int:
-    metrics = desk.root / run / "metrics.jsonl"
+def lines_of(place: Workspace, run: str) -> int:
+    metrics = place.root / run / "metrics.jsonl"
     return metrics.read_text().count("\n") if metrics.exists() else 0
 
 
@@ -137,9 +137,9 @@ def lines_of(desk: Workplace, run: str) -> int:
 
 
 def test_workers_on_two_nodes_learn_the_same_and_prometheus_sees_it(
-    desk: Workplace, cluster: str, alone: Outcome
+    place: Workspace, cluster: str, alone: Outcome
 ) -> None:
-    process = desk.start("ppo", "apart", *PPO, *APART, "ppo.steps=40", f"cluster.address={cluster}")
+    process = place.start("ppo", "apart", *PPO, *APART, "ppo.steps=40", f"cluster.address={cluster}")
     seen: dict[str, dict[tuple[str, ...], float]] = {}
     where: dict[str, str] = {}
     groups: dict[str, set[str]] = {}
@@ -153,7 +153,7 @@ def test_workers_on_two_nodes_learn_the_same_and_prometheus_sees_it(
         return seen.keys() == GAUGES.keys() and len(workers) == 7 and len(seen["rlhf_phase_seconds"]) >= 5
 
     eventually("gauges", all_there, 300, None, process)
-    outcome = desk.finish(process, "apart", 0)
+    outcome = place.finish(process, "apart", 0)
 
     assert where["apart/actor-0"] != where["apart/actor-1"]
     assert where["apart/rollout-0"] != where["apart/rollout-1"]
@@ -177,12 +177,12 @@ def test_workers_on_two_nodes_learn_the_same_and_prometheus_sees_it(
     assert all(0 <= value <= 2 for value in seen["rlhf_calls_waiting"].values())
 
 
-def test_runs_of_one_name_do_not_meet_and_one_that_is_killed_leaves_nothing(desk: Workplace, cluster: str) -> None:
+def test_runs_of_one_name_do_not_meet_and_one_that_is_killed_leaves_nothing(place: Workspace, cluster: str) -> None:
     settings = [*SFT, "sft.max_steps=100000", f"cluster.address={cluster}"]
-    killed = desk.start("sft", "twin", *settings, "run.dir=here")
-    other = desk.start("sft", "twin", *settings, "run.dir=there")
-    eventually("step", lambda: lines_of(desk, "here/twin"), 200, None, killed)
-    eventually("step", lambda: lines_of(desk, "there/twin"), 200, None, other)
+    killed = place.start("sft", "twin", *settings, "run.dir=here")
+    other = place.start("sft", "twin", *settings, "run.dir=there")
+    eventually("step", lambda: lines_of(place, "here/twin"), 200, None, killed)
+    eventually("step", lambda: lines_of(place, "there/twin"), 200, None, other)
     both = living("twin")
     assert {name for _, name in both} == {"twin/actor-0"}
     assert len(both) == 2
@@ -191,17 +191,17 @@ def test_runs_of_one_name_do_not_meet_and_one_that_is_killed_leaves_nothing(desk
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     eventually("end of the killed run's actor", lambda: len(living("twin")) == 1, 30)
-    done = lines_of(desk, "there/twin")
-    eventually("further step", lambda: lines_of(desk, "there/twin") > done, 30, None, other)
+    done = lines_of(place, "there/twin")
+    eventually("further step", lambda: lines_of(place, "there/twin") > done, 30, None, other)
     other.send_signal(signal.SIGKILL)
     other.wait()
     eventually("end of actors and placement groups", lambda: nothing_left("twin"), 30)
 
 
-def test_what_no_node_can_hold_is_said_at_once(desk: Workplace, cluster: str) -> None:
+def test_what_no_node_can_hold_is_said_at_once(place: Workspace, cluster: str) -> None:
     pack = ["actor.num_workers=3", "actor.cpus_per_worker=1", "actor.strategy=strict_pack"]
     started = time.monotonic()
-    outcome = desk.run("sft", "packed", *SFT, *pack, f"cluster.address={cluster}", expect=3)
+    outcome = place.run("sft", "packed", *SFT, *pack, f"cluster.address={cluster}", expect=3)
     assert time.monotonic() - started < 100  # cluster.placement_timeout_s is 120
     first, sums, wanted, *nodes = outcome.output.splitlines()[-6:]
     assert "actor (strict_pack): no single node has 3 CPU, which it needs in all" in first
@@ -211,13 +211,13 @@ def test_what_no_node_can_hold_is_said_at_once(desk: Workplace, cluster: str) ->
     assert any("node left (" in node for node in nodes)
 
 
-def test_what_others_hold_is_waited_for_until_the_deadline(desk: Workplace, cluster: str) -> None:
+def test_what_others_hold_is_waited_for_until_the_deadline(place: Workspace, cluster: str) -> None:
     busy = placement_group([{"CPU": 2}, {"CPU": 1}], strategy="STRICT_SPREAD", name="somebody else's")
     try:
         assert busy.wait(30)
         spread = ["actor.num_workers=2", "actor.cpus_per_worker=1", "actor.strategy=strict_spread"]
         timeout = ["cluster.placement_timeout_s=5", f"cluster.address={cluster}"]
-        outcome = desk.run("sft", "waiting", *SFT, *spread, *timeout, expect=3)
+        outcome = place.run("sft", "waiting", *SFT, *spread, *timeout, expect=3)
     finally:
         remove_placement_group(busy)
     first, sums, _, *nodes = outcome.output.splitlines()[-6:]
@@ -229,11 +229,11 @@ def test_what_others_hold_is_waited_for_until_the_deadline(desk: Workplace, clus
 
 
 @pytest.fixture
-def stranger(desk: Workplace, cluster: str) -> Iterator[str]:
+def stranger(place: Workspace, cluster: str) -> Iterator[str]:
     """A third node with a file system of its own, as far as runs and model are concerned. Its name."""
-    name, log = "stranger", desk.root / "stranger.log"
-    (desk.root / "runs").mkdir(exist_ok=True)
-    hidden = " && ".join(f"mount -t tmpfs none {desk.root / folder}" for folder in ("runs", "model"))
+    name, log = "stranger", place.root / "stranger.log"
+    (place.root / "runs").mkdir(exist_ok=True)
+    hidden = " && ".join(f"mount -t tmpfs none {place.root / folder}" for folder in ("runs", "model"))
     probe = subprocess.run(["unshare", "-m", "sh", "-c", hidden], capture_output=True, text=True)
     if probe.returncode:
         pytest.skip(f"mount namespaces cannot be made here: {probe.stderr.strip()}")
@@ -242,7 +242,7 @@ def stranger(desk: Workplace, cluster: str) -> Iterator[str]:
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     with log.open("w") as file:
         command = ["unshare", "-m", "sh", "-c", f'{hidden} && exec "$@"', "sh", *ray_start]
-        process = subprocess.Popen(command, env=env, cwd=desk.root, stdout=file, stderr=file)
+        process = subprocess.Popen(command, env=env, cwd=place.root, stdout=file, stderr=file)
     try:
         eventually("third node", lambda: name in _alive(), 120, log, process)
         yield name
@@ -260,14 +260,14 @@ def _alive() -> list[str]:
 
 
 def test_a_node_that_does_not_share_the_folder_and_the_model_is_named_before_anything_is_loaded(
-    desk: Workplace, cluster: str, stranger: str
+    place: Workspace, cluster: str, stranger: str
 ) -> None:
     everywhere = ["actor.num_workers=3", "actor.strategy=strict_spread", f"cluster.address={cluster}"]
-    outcome = desk.run("sft", "unshared", *SFT, *everywhere, expect=3)
+    outcome = place.run("sft", "unshared", *SFT, *everywhere, expect=3)
     last = outcome.output.splitlines()[-1]
     assert last.count(f"node {stranger} (") == 2
     assert f"{outcome.run} is not the folder that the driver writes to: choose a run.dir on a disk that all" in last
-    assert f"{desk.root / 'model'} (actor.model.path) holds another model than on the driver's node" in last
+    assert f"{place.root / 'model'} (actor.model.path) holds another model than on the driver's node" in last
     assert {path.name for path in (outcome.run / "logs").iterdir()} == {"driver.log"}  # no worker has begun
     assert not list(outcome.run.glob(".shared-*"))
     eventually("end of placement groups", lambda: nothing_left("unshared"), 30)
@@ -371,24 +371,24 @@ def network(hosts: tuple[Host, Host]) -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def start_on(host: Host, desk: Workplace, job: str, name: str, *settings: str) -> subprocess.Popen[str]:
+def start_on(host: Host, place: Workspace, job: str, name: str, *settings: str) -> subprocess.Popen[str]:
     """Starts a job on a host. It must be the head's: Ray's drivers look for their raylet by its process, and processes
     are not apart here.
     """
-    return desk.launch(host.command(*desk.command(job, name, *settings)))
+    return place.launch(host.command(*place.command(job, name, *settings)))
 
 
-def pid_of(desk: Workplace, run: str, worker: str) -> int:
-    log = (desk.root / "runs" / run / f"logs/{worker}.log").read_text()
+def pid_of(place: Workspace, run: str, worker: str) -> int:
+    log = (place.root / "runs" / run / f"logs/{worker}.log").read_text()
     return int(re.findall(rf"^worker {worker}: pid (\d+) ", log, re.MULTILINE)[0])
 
 
 def test_collectives_and_weights_cross_the_network(
-    desk: Workplace, hosts: tuple[Host, Host], network: str, alone: Outcome
+    place: Workspace, hosts: tuple[Host, Host], network: str, alone: Outcome
 ) -> None:
     settings = [f"cluster.address={network}", f"cluster.interface={INTERFACE}", "ppo.steps=2"]
     settings += [f"cluster.ports={PORTS[0]}-{PORTS[-1]}"]
-    process = start_on(hosts[0], desk, "ppo", "network", *PPO, *APART, *settings)
+    process = start_on(hosts[0], place, "ppo", "network", *PPO, *APART, *settings)
     listening: set[tuple[int, str]] = set()
     owner: dict[tuple[str, str], int] = {}
     while process.poll() is None:
@@ -396,10 +396,10 @@ def test_collectives_and_weights_cross_the_network(
             listening |= {(pid, own) for pid, own, _ in host.sockets("-l")}
             owner |= {(own, peer): pid for pid, own, peer in host.sockets()}
         time.sleep(0.2)
-    outcome = desk.finish(process, "network", 0)
+    outcome = place.finish(process, "network", 0)
     same_learning(outcome, alone)
 
-    pids = {name: pid_of(desk, "network", name) for name in ("actor-0", "actor-1", "rollout-0", "rollout-1")}
+    pids = {name: pid_of(place, "network", name) for name in ("actor-0", "actor-1", "rollout-0", "rollout-1")}
     names = {pid: name for name, pid in pids.items()}
     # Connections between workers, by their ports: over Ray only the driver talks to them.
     across = {
@@ -418,8 +418,8 @@ def test_collectives_and_weights_cross_the_network(
     assert len(stores_at) == 2 and set(stores_at) <= {host.address for host in hosts}
 
 
-def test_collectives_find_the_network_by_themselves(desk: Workplace, hosts: tuple[Host, Host], network: str) -> None:
+def test_collectives_find_the_network_by_themselves(place: Workspace, hosts: tuple[Host, Host], network: str) -> None:
     """The host's name leads to the loopback here, which is where gloo would listen."""
     spread = ["actor.num_workers=2", "actor.strategy=strict_spread", f"cluster.address={network}"]
-    outcome = desk.finish(start_on(hosts[0], desk, "sft", "found", *SFT, *spread), "found", 0)
+    outcome = place.finish(start_on(hosts[0], place, "sft", "found", *SFT, *spread), "found", 0)
     assert len(outcome.metrics) == 2

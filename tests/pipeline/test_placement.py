@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.pipeline.conftest import Outcome, Workplace
+from tests.pipeline.conftest import Outcome, Workspace
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -23,7 +23,7 @@ def same_learning(one: Outcome, other: Outcome) -> None:
 
 
 @pytest.fixture(scope="module")
-def separate(place: Workplace) -> Outcome:
+def separate(place: Workspace) -> Outcome:
     """Every role by itself."""
     return place.run("ppo", "separate", *HF, *STEPS)
 
@@ -36,7 +36,7 @@ def separate(place: Workplace) -> Outcome:
     ],
     ids=["colocated", "groups"],
 )
-def test_roles_that_share_devices_learn_the_same(place: Workplace, separate: Outcome, settings: list[str]) -> None:
+def test_roles_that_share_devices_learn_the_same(place: Workspace, separate: Outcome, settings: list[str]) -> None:
     """The engines drop their weights while others are on the devices, and have them again for each evaluation, too:
     also while only the critic learns, and no new ones come."""
     outcome = place.run("ppo", "shared", *HF, *STEPS, *settings)
@@ -44,7 +44,7 @@ def test_roles_that_share_devices_learn_the_same(place: Workplace, separate: Out
     assert outcome.summary["after"]["score_mean"] == pytest.approx(separate.summary["after"]["score_mean"], rel=1e-3)
 
 
-def test_an_engine_of_two_processes_takes_the_weights_of_each_step(place: Workplace) -> None:
+def test_an_engine_of_two_processes_takes_the_weights_of_each_step(place: Workspace) -> None:
     """Tensor parallelism inside a Ray actor; parity is checked after every transfer."""
     split = ["rollout.tensor_parallel=2", "weights.verify_every=1", "ppo.prompts_per_step=5"]
     outcome = place.run("ppo", "split", *split)

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline.conftest import DEADLINE_S, Workplace
+from tests.pipeline.conftest import DEADLINE_S, Workspace
 from tests.tiny import write_data, write_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Workplace]:
-    place = Workplace(tmp_path)
+def place(tmp_path: Path) -> Iterator[Workspace]:
+    place = Workspace(tmp_path)
     write_model(place.root / "model")
     write_data(place.root / "data")
     yield place
@@ -69,7 +69,7 @@ def _eventually(what: str, found: bool | object, terminal: Terminal) -> None:
         time.sleep(0.05)
 
 
-def test_a_terminal_that_closes_after_a_ctrl_c_leaves_a_checkpoint(place: Workplace) -> None:
+def test_a_terminal_that_closes_after_a_ctrl_c_leaves_a_checkpoint(place: Workspace) -> None:
     terminal = Terminal(place.command("sft", "window", "sft.max_steps=100000", "run.tensorboard=false"), place.root)
     place.started.append(terminal.job)  # type: ignore[arg-type]
     metrics = place.root / "runs/window/metrics.jsonl"

@@ -91,11 +91,11 @@ def test_every_worker_has_its_own_devices_within_its_role_and_equal_ranks_of_rol
 ) -> None:
     pool = Pool(tuple(role(f"r{n}", workers, devices) for n, (workers, devices) in enumerate(shape)))
     for member in pool.roles:
-        seats = [pool.seat(member, rank) for rank in range(member.workers)]
-        taken = [seat.bundle * pool.width + index for seat in seats for index in seat.devices]
+        slots = [pool.slot(member, rank) for rank in range(member.workers)]
+        taken = [slot.bundle * pool.width + index for slot in slots for index in slot.devices]
         assert taken == list(range(member.workers * member.devices))  # each once, in order
         assert max(taken) < pool.devices
-        assert all(len(seat.devices) == member.devices for seat in seats)
+        assert all(len(slot.devices) == member.devices for slot in slots)
     assert sum(bundle["CPU"] for bundle in pool.resources(CUDA)) == sum(workers for workers, _ in shape)
     assert all(bundle["GPU"] == pool.width for bundle in pool.resources(CUDA))
 
