@@ -24,7 +24,7 @@ class Call(Generic[T]):
     """One method call on every worker of a group, not yet made. See :func:`call_all` and :func:`call_each`.
 
     Attributes:
-        group: whose workers.
+        group: the workers to call.
         method: name of the engine's method.
         args: for each worker its arguments.
         combine: the workers' answers, in rank order, to the call's result.
@@ -60,7 +60,7 @@ class StartedCall(Generic[T]):
     started_at: float = field(default_factory=time.time)
 
     def wait(self, timeout_s: float) -> T:
-        """The result. Several calls of which the first failure shall count are waited for by :func:`wait_for_calls`.
+        """The result. To wait for several calls and stop at the first failure, use :func:`wait_for_calls`.
 
         Raises:
             RunError: a worker died or failed, or the deadline passed; the text names the workers waited for.
@@ -84,7 +84,7 @@ def call_all(group: WorkerGroup, method: Callable[Concatenate[E, P], R], *args: 
     """The same call on every worker; the first one's answer counts, as all give the same.
 
     Args:
-        group: whose workers.
+        group: the workers to call.
         method: of the engine's class, as ``ActorEngine.fit``: mypy checks the arguments by it. It is sent by its name.
         args: its arguments.
         kwargs: none; calls go by position.
@@ -99,7 +99,7 @@ def call_each(
     args: Sequence[tuple[object, ...]],
     combine: Callable[[list[R]], T],
 ) -> Call[T]:
-    """A call with arguments of their own for each worker, whose answers ``combine`` puts together."""
+    """A call with different arguments for each worker; ``combine`` makes one result of the answers."""
     return Call(group, method.__name__, args, combine)
 
 

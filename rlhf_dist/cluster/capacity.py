@@ -1,4 +1,4 @@
-"""What the cluster has, against what a run wants: the table of every "does not fit"."""
+"""The cluster's resources compared with what a run needs: the table shown when a job does not fit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is on shared devices, and who waits in host memory."""
+"""Which roles are on shared devices, and which wait in host memory."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _ORDER: dict[Residency, int] = {"none": 0, "weights": 1, "all": 2}
 
 
 class Residents:
-    """The roles of a run by the devices they share, and how much of each is on them.
+    """Tracks how much of each role is on the devices that it shares with others.
 
     Args:
-        sharing: the roles' names, those together that share devices.
+        sharing: names of the roles, grouped by the devices they share.
     """
 
     def __init__(self, sharing: Sequence[Sequence[str]]) -> None:
@@ -26,25 +26,25 @@ class Residents:
         self._on_return: dict[str, Callable[[], None]] = {}
 
     def on_return(self, group: WorkerGroup, action: Callable[[], None]) -> None:
-        """``action`` is to be done before ``group`` can be of use again after it left: it brings what was lost."""
+        """Registers ``action`` to restore what ``group`` lost when it left its devices; run before it is used again."""
         self._on_return[group.role] = action
 
     def vacate(self, roles: Iterable[str], timeout_s: float) -> None:
-        """Sends all away that share devices with ``roles``."""
+        """Moves all other roles off the devices of ``roles``."""
         others = {other for role in roles for other in self._with[role]} & self._state.keys()
         self._move({role: "none" for role in others if self._state[role] != "none"}, timeout_s)
 
     def admit(self, group: WorkerGroup) -> None:
-        """Notes that a group's engines were made, and are on their devices."""
+        """Records that a group's engines were built, and are on their devices."""
         if len(self._with[group.role]) > 1:
             self._groups[group.role], self._state[group.role] = group, "all"
 
     def at_least(self, group: WorkerGroup, needs: Residency) -> Residency:
-        """What a group is to have on its device for a call that needs so much: what is there already may stay."""
+        """How much of a group should be on its devices for a call with ``needs``; what is there may stay."""
         return max(needs, self._state.get(group.role, needs), key=_ORDER.__getitem__)
 
     def bring(self, wanted: Mapping[WorkerGroup, Residency], timeout_s: float) -> None:
-        """Brings groups onto their devices, as far as ``wanted`` says, after all others have left these.
+        """Brings groups onto their devices, to the extent given in ``wanted``, after the other roles have left these.
 
         Raises:
             RunError: a worker did not move in time.

@@ -1,4 +1,4 @@
-"""What Ray's errors come to for the user: one line that names the worker, the reason, and what can be done."""
+"""Turns Ray's exceptions into errors for the user: one line with the worker, the reason, and what can be done."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ GIB = 2**30
 
 
 def call_failure(error: RayError, name: str, what: str, logs: Mapping[str, str]) -> Exception:
-    """What the failure of a call to one worker comes to.
+    """The error for the user when a call to one worker fails.
 
     Args:
         error: Ray's.
         name: of the worker.
-        what: was asked of it.
+        what: the name of the call.
         logs: each worker's log file; those of the run's other workers are the roles whose memory is told.
 
     Returns:
@@ -57,7 +57,7 @@ def call_failure(error: RayError, name: str, what: str, logs: Mapping[str, str])
 
 
 def ray_failure(error: RayError, who: str) -> Exception:
-    """What any other error of Ray's comes to; ``who`` met it."""
+    """The error for the user for any other exception of Ray; ``who`` is the part of the run that met it."""
     kind, detail = type(error).__name__, str(error)
     if isinstance(error, AuthenticationError):
         return UserError(f"{who}: the Ray cluster refuses its token ({kind}): {TOKEN_HELP}")

@@ -143,7 +143,7 @@ class WorkerGroup:
 
 @dataclass(frozen=True)
 class Construction:
-    """A group whose engines are to be made.
+    """A group of workers whose engines are still to be built.
 
     Attributes:
         libraries: modules that making an engine imports.

@@ -1,4 +1,4 @@
-"""Batches in Ray's object store: each of them there once, however many calls take it."""
+"""Batches in Ray's object store: one copy of each, however many calls use it."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class Placement:
 
     Args:
         run: the run's name.
-        pools: who lives together.
+        pools: the roles that share devices.
         device: of the run.
         timeout_s: how long to wait for the cluster to give it.
 

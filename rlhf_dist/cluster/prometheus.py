@@ -111,14 +111,14 @@ class Gauges:
 
 
 class RunGauges(Gauges):
-    """What the driver knows: the figures of the last step, and which calls it waits for."""
+    """The driver's gauges: metrics of the last step, and the calls that it waits for."""
 
     def __init__(self, run: str) -> None:
         super().__init__(run)
         self._waiting: Counter[str] = Counter()
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """The figures of ``step``, as they stand in metrics.jsonl; those without a gauge are left out."""
+        """Sets the metrics of ``step``, named as in metrics.jsonl; those without a gauge are skipped."""
         self.set("rlhf_step", step)
         for name, value in metrics.items():
             if name in _OF_STEP:

@@ -36,7 +36,7 @@ class ScoringEngine(Protocol):
 
 
 class Role:
-    """What all roles share. Their methods name the engine's (`ActorEngine.fit`), so that mypy knows what it takes."""
+    """Base class of the roles. Methods name those of the engine (`ActorEngine.fit`), so that mypy checks them."""
 
     def __init__(self, group: WorkerGroup) -> None:
         self.group = group
@@ -54,14 +54,14 @@ class Role:
 
 
 class TrainedModel(Role):
-    """A role whose state can be written and taken up again."""
+    """A trained role, whose state can be saved and loaded."""
 
     def save_checkpoint(self, folder: Path) -> Call[None]:
         """Each worker writes its part into ``folder``."""
         return self._everyone(TrainedRoleEngine.save_checkpoint, folder)
 
     def load_checkpoint(self, folder: Path) -> Call[None]:
-        """Each worker takes up its part from ``folder``."""
+        """Each worker loads its part from ``folder``."""
         return self._everyone(TrainedRoleEngine.load_checkpoint, folder)
 
     def save_model(self, folder: Path, tokenizer_path: str) -> Call[None]:

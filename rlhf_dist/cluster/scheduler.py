@@ -1,4 +1,4 @@
-"""Which calls run at once, and which one after another: by the devices that roles have, or share."""
+"""Decides which calls run at the same time and which one after another, from the devices that roles have or share."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ B = TypeVar("B")
 
 
 class Result(Generic[T]):
-    """The result of a call made by :meth:`Scheduler.together`; there once its block is left."""
+    """The result of a call made by :meth:`Scheduler.together`, available after its block."""
 
     def __init__(self, call: Call[T]) -> None:
         self.call = call
         self._values: list[T] = []
 
     def set(self, value: T) -> None:
-        """Called once, by who has run the call."""
+        """Stores the result; called once by the scheduler."""
         self._values.append(value)
 
     @property
@@ -37,23 +37,23 @@ class Result(Generic[T]):
 
 
 class Together:
-    """Calls that are to be made at once, as far as their roles have devices of their own."""
+    """Calls to be made at the same time, if their roles have their own devices."""
 
     def __init__(self) -> None:
         self.results: list[Result[Any]] = []
 
     def add(self, call: Call[T]) -> Result[T]:
-        """One more call. Gives what will hold its result."""
+        """Adds a call. Returns the holder of its result."""
         result = Result(call)
         self.results.append(result)
         return result
 
 
 class Scheduler:
-    """Runs calls on the roles of a run, and makes their engines.
+    """Runs calls on the roles of a run, and builds their engines.
 
-    Roles that share devices come onto them for their calls, as far as these need it, and wait in host memory
-    meanwhile.
+    Roles that share devices are brought onto them for their calls, as far as a call needs it, and wait in host
+    memory otherwise.
 
     Args:
         placement: where the roles live.
@@ -96,7 +96,7 @@ class Scheduler:
                 result.set(value)
 
     def start(self, call: Call[T], timeout_s: float) -> StartedCall[T]:
-        """Makes a call at once, and does not wait for its end: meanwhile others can be started, and waited for.
+        """Starts a call without waiting for its end, so that others can be started and waited for in the meantime.
 
         Where its role shares devices with one that is at work, the call starts after that; ``timeout_s`` is for that.
         """

@@ -36,13 +36,13 @@ def ray_session(config: ClusterConfig, run: str) -> Iterator[str | None]:
     A cluster started here is stopped again at the end; one that was found is left running. What the run names there is
     in a namespace of its own, so that runs of the same name do not meet.
 
-    Yields the address at which the run's workers shall listen for one another: the loopback where the cluster is this
+    Yields the address at which the run's workers listen for one another: the loopback where the cluster is this
     machine alone, else None, for each node's own.
 
     Raises:
         ClusterError: nothing answers at the address.
         UserError: the cluster asks for a token that this process does not have.
-        RunError: Ray failed in a way that nobody has put into words before.
+        RunError: Ray failed in some other way.
     """
     address = cluster_address(config)
     namespace = f"{run}-{uuid.uuid4().hex[:8]}"

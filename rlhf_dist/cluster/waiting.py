@@ -1,4 +1,4 @@
-"""Waiting for workers with a deadline: the first failure ends it, whoever else is still at work."""
+"""Waiting for workers with a deadline; the first failure ends the wait, even if other workers are still busy."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def wait_for_all(
     logs: dict[str, str],
     answered: Callable[[Ref], None] = lambda ref: None,
 ) -> dict[Ref, Any]:
-    """Waits for all references; the first failure ends the waiting, whoever else is still at work.
+    """Waits for all references; the first failure ends the wait, even if other workers are still busy.
 
     Args:
         names: for each reference, the worker that owes it.

@@ -1,4 +1,4 @@
-"""Carrying the actor's weights to the rollout engines."""
+"""Sending the actor's weights to the rollout engines."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class WeightSync:
     gather and send bucket after bucket, while the engines receive and load.
 
     Args:
-        actor: whose weights.
-        rollout: who gets them.
+        actor: sends its weights.
+        rollout: receives them.
         scheduler: knows whether they share devices, and makes room for the transfer.
         tensor_parallel: processes of an engine.
         config: the way, the bucket size and the deadline.
@@ -56,7 +56,7 @@ class WeightSync:
         self._residents.on_return(self._rollout, lambda: self.push(self._version))
 
     def push(self, version: int) -> None:
-        """Brings the actor's weights of now to every engine, where they count as ``version``.
+        """Sends the actor's current weights to every engine, as ``version``.
 
         Raises:
             RunError: an engine or actor worker did not take part in time, or failed; it is named.

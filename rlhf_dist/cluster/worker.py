@@ -72,7 +72,7 @@ class Worker:
         os.environ.update(variables)
 
     def import_ahead(self, libraries: Sequence[str]) -> None:
-        """Imports modules that :meth:`build` will need; who lacks one hears of it there."""
+        """Imports modules that :meth:`build` will need; a missing one is reported there."""
         for library in libraries:
             with contextlib.suppress(ImportError):
                 importlib.import_module(library)

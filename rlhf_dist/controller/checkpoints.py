@@ -1,4 +1,4 @@
-"""The checkpoints of a run: written beside, made whole by a manifest, found, replaced and thinned out.
+"""The checkpoints of a run: writing them completely or not at all, finding the newest, pruning old ones.
 
 A checkpoint counts once everything in it is written and synced, its manifest names every file with size and checksum,
 and a rename has put it in its place. Whatever is not that is passed over, and what is wrong with it is said.
@@ -107,7 +107,7 @@ class Checkpoints:
         self._known: dict[Path, str | None] = {}  # what was looked at or written once is not read again
 
     def path(self, step: int) -> Path:
-        """Where the checkpoint of ``step`` stands."""
+        """The folder of the checkpoint of ``step``."""
         return self.folder / f"step-{step}"
 
     def begin(self, step: int) -> Path:

@@ -1,4 +1,4 @@
-"""Who owns a run's directory: one process at a time, also on a disk that several hosts share.
+"""Ownership of a run's directory: one process at a time, also on a disk that several hosts share.
 
 The owner is whoever made the lock file of the highest number, `lock-N`, in the run's directory. A file system makes a
 name only once, so of two that want the same number one gets it. The owner writes into its file every few seconds. One
@@ -39,7 +39,7 @@ class LockLost(RunError):
 
 @dataclass(frozen=True)
 class Owner:
-    """Who has a lock.
+    """The process that holds a lock.
 
     Attributes:
         host: its name.

@@ -1,4 +1,4 @@
-"""PPO: one step of the algorithm, and nothing of where it runs."""
+"""PPO: one step of the algorithm, independent of where its roles run."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ from rlhf_dist.types import Demonstrations, Experience, PolicyBatch, Prompts, Se
 
 @dataclass(frozen=True)
 class RewardSource:
-    """One of what scores the responses.
+    """One source of scores for the responses.
 
     Attributes:
-        name: in the metrics.
-        weight: of its score in the sum.
-        role: who scores.
+        name: its name in the metrics.
+        weight: factor of its score in the sum.
+        role: the workers that score.
     """
 
     name: str
@@ -51,7 +51,7 @@ class RewardSource:
 
 @dataclass(frozen=True)
 class PPORoles:
-    """Who takes part in a step. There is no critic where the advantage estimator needs none."""
+    """The roles that take part in a step; there is no critic if the advantage estimator needs none."""
 
     actor: Actor
     critic: Critic | None
@@ -82,10 +82,10 @@ class PPO:
     """The algorithm of InstructGPT's step 3 (arXiv 2203.02155, section 3.5), one :meth:`step` at a time.
 
     Args:
-        config: the run's.
-        roles: who samples, scores and learns.
-        estimator: of the advantages.
-        environment: who answers the policy's turns; None where a response is one turn.
+        config: the run's configuration.
+        roles: the workers that sample, score and train.
+        estimator: computes the advantages.
+        environment: replies to the policy's turns; None if every response is a single turn.
         timer: times the phases.
         tolerance: of the check of the engines' weights, see :func:`check_parity`.
     """
@@ -110,14 +110,14 @@ class PPO:
         """Samples a response to each prompt, learns from them, and brings the new weights to the engines.
 
         Args:
-            number: of the step, from 1: seeds the shuffling, and decides what is due.
-            prompts: one row a sample; the samples of a prompt stand together.
+            number: the step's number, from 1; it seeds the shuffling and decides whether weights are checked.
+            prompts: one row per sample; the samples of a prompt are adjacent.
             pretrain: text for PPO-ptx; None without.
         """
         return self.learn(number, self.collect(number, prompts), pretrain)
 
     def collect(self, number: int, prompts: Prompts) -> Experience:
-        """Prompts to experience: samples a response to each, and has all roles look at it. Changes no weights."""
+        """Prompts to experience: samples a response to each, and has all roles score it. Changes no weights."""
         with self.timer("rollout"):
             sequences = self.generate(prompts)
         with self.timer("score"):
@@ -163,11 +163,11 @@ class PPO:
         return converse(prompts, turn, self.environment)
 
     def score(self, sequences: Sequences, with_values: bool = True) -> Experience:
-        """What actor, reference, critic and rewards say of the sequences.
+        """Log-probabilities, values and scores of the sequences, from actor, reference, critic and rewards.
 
         Args:
-            sequences: whatever was sampled, or comes from elsewhere.
-            with_values: whether the critic is asked, where there is one: to learn, not to evaluate.
+            sequences: sampled by the engines, or from elsewhere.
+            with_values: whether to ask the critic, if there is one: for training, not for evaluation.
 
         Raises:
             RunError: a score is NaN or infinite.
@@ -306,11 +306,11 @@ class PPO:
         return metrics
 
     def state(self) -> dict[str, object]:
-        """What a checkpoint must keep of the controller."""
+        """The controller's part of a checkpoint."""
         return {"kl_coef": self.kl.coef, "moments": asdict(self.moments), "version": self.version}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Takes up what :meth:`state` gave."""
+        """Restores what :meth:`state` returned."""
         self.kl.coef = state["kl_coef"]
         self.moments = RunningMoments(**state["moments"])
         self.version = state["version"]

@@ -91,7 +91,7 @@ class PPOTrainer(Trainer):
         return {"ppo": self.ppo.state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Takes up what :meth:`state` gave."""
+        """Restores what :meth:`state` returned."""
         self.ppo.load_state(state["ppo"])
 
     def _prompts(self, number: int) -> Prompts:

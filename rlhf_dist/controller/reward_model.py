@@ -20,7 +20,7 @@ class RewardData:
 
     Attributes:
         train, held_out: rankings to learn from, and to evaluate on.
-        demonstrations: whose mean score shall be 0 in the end; None without.
+        demonstrations: the trained model is shifted so that their mean score is 0; None without.
         tokenizer_path: where the tokenizer comes from.
     """
 
@@ -80,5 +80,5 @@ class RewardModelTrainer(Trainer):
         return {"score_bias": self._bias}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Takes up what :meth:`state` gave."""
+        """Restores what :meth:`state` returned."""
         self._bias = state["score_bias"]

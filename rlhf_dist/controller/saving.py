@@ -82,7 +82,7 @@ class SavePolicy:
         self._last = self._clock()
 
     def is_due(self, step: int, figures: Mapping[str, float], whole: Callable[[], Iterable[Checkpoint]]) -> bool:
-        """Whether the state after ``step`` shall be saved.
+        """Whether a checkpoint is due after ``step``.
 
         An evaluation that is the best yet is a reason by itself, as the next checkpoint would be of another step. A
         figure that every step has is not: each step of a run that learns may be the best yet.

@@ -108,7 +108,7 @@ class Timer:
     def save(self) -> None:
         """Writes trace.json, whole: it is valid JSON at any time, also where the run is killed.
 
-        Where it cannot be written, stderr says so once, and nothing else happens: no run shall end for its trace.
+        If it cannot be written, that is said once on stderr, and nothing else happens: a trace must not end a run.
         """
         with self._lock:
             events = list(self._events)

@@ -33,7 +33,7 @@ Scores: TypeAlias = "dict[str, float | None]"  # of an evaluation, by the figure
 
 @dataclass(frozen=True)
 class RunContext:
-    """What a run works with: what it writes to, where its workers live, and who runs calls on them.
+    """What a run works with: its directory and logs, the placement of its workers, and the scheduler of their calls.
 
     Attributes:
         config: the section `run`.
@@ -117,7 +117,7 @@ class Trainer(ABC):
     Attributes:
         total_steps: of the run.
         trained: the roles whose state a checkpoint holds, by name.
-        result: the one of them whose model the run is for.
+        result: the one whose model is the result of the run.
         tokenizer_path: where its tokenizer comes from.
     """
 
@@ -127,7 +127,7 @@ class Trainer(ABC):
     tokenizer_path: str
 
     def prepare(self) -> None:  # noqa: B027 - most jobs have nothing to do here
-        """Called once before the first step or evaluation, whatever was taken up being there."""
+        """Called once before the first step or evaluation, after a checkpoint, if there is one, was loaded."""
 
     @abstractmethod
     def step(self, number: int) -> dict[str, float]:
@@ -146,8 +146,8 @@ class Trainer(ABC):
         return {"before": before, "after": after}
 
     def state(self) -> dict[str, object]:
-        """What a checkpoint must keep beside the roles' states (JSON)."""
+        """The trainer's part of a checkpoint, besides the roles' states (JSON)."""
         return {}
 
     def load_state(self, state: dict[str, Any]) -> None:  # noqa: B027 - most jobs keep nothing
-        """Takes up what :meth:`state` gave."""
+        """Restores what :meth:`state` returned."""

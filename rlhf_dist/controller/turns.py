@@ -22,7 +22,7 @@ Generate = Callable[[Prompts, int], Sequences]
 
 @dataclass(frozen=True)
 class Environment:
-    """Who answers the policy, and for how long.
+    """The function that replies to the policy's turns, with its limits.
 
     Attributes:
         name: in messages.
@@ -72,7 +72,7 @@ def converse(prompts: Prompts, generate: Generate, environment: Environment) -> 
     Args:
         prompts: ``[B]``.
         generate: samples one turn to each prompt, of at most so many tokens.
-        environment: who answers.
+        environment: replies to each turn.
 
     Raises:
         RunError: the environment failed, took too long, or gave something else than a reply to each.

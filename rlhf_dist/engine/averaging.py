@@ -29,7 +29,7 @@ class WeightAverage:
         self._average = {name: here.detach().float().cpu().clone() for name, here in self._learning()}
 
     def update(self) -> None:
-        """Takes in the weights of now."""
+        """Updates the average with the current weights."""
         for name, here in self._learning():
             self._average[name].lerp_(here.detach().float().cpu(), 1.0 - self.decay)
 

@@ -1,4 +1,4 @@
-"""What all engines have in common: whose rows are whose, micro-batches, and how they make an optimizer step."""
+"""Common parts of all engines: which rows a worker computes, micro-batches, and the optimizer step."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ForwardBase:
 
     Args:
         model: a policy or scalar model.
-        device: where it shall live.
+        device: where the model runs.
         role: the role's configuration.
     """
 
@@ -52,7 +52,7 @@ class ForwardBase:
         return [*map(self.sharding.local, self.model.parameters()), *self.model.buffers()]
 
     def reside(self, to: Residency) -> None:
-        """Brings the model and all that belongs to it onto the device, or to host memory, as far as ``to`` says."""
+        """Moves the model and its state onto the device or to host memory; ``to``: how much is on the device."""
         if to != "all":
             self.sharding.forget_gathered()
         self._memory.reside(to)
@@ -102,7 +102,7 @@ class TrainBase(ForwardBase, ABC):
 
     Args:
         model: a policy or scalar model, on CPU; parameters that do not require a gradient stay as they are.
-        device: where it shall live.
+        device: where the model runs.
         role: the role's configuration: micro-batches, optimizer and schedule.
         total_steps: optimizer steps of the whole run, for the schedule.
     """
@@ -188,11 +188,11 @@ class TrainBase(ForwardBase, ABC):
         return norm
 
     def save_checkpoint(self, folder: Path) -> None:
-        """Writes weights, optimizer states and all else to go on from, each worker its own part."""
+        """Writes everything needed to resume (weights, optimizer states, ...); each worker writes its own part."""
         role_state.save(self, folder)
 
     def load_checkpoint(self, folder: Path) -> None:
-        """Takes up what any engine wrote. UserError, and nothing changed, where it is damaged or of another model."""
+        """Loads what any engine wrote. UserError, without changing anything, if it is damaged or of another model."""
         role_state.load(self, folder)
 
 

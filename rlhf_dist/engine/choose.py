@@ -1,4 +1,4 @@
-"""Which engine runs or trains a role's model: the one place that knows all of them."""
+"""Chooses the engine that runs or trains a role's model: the one place that knows all engines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def make_train_engine(
 
     Args:
         model: on CPU; parameters that do not require a gradient stay as they are.
-        device: where it shall live.
+        device: where the model runs.
         role: the role's configuration.
         total_steps: optimizer steps of the whole run, for the learning-rate schedule.
     """
@@ -36,7 +36,7 @@ def make_forward_engine(model: PolicyModel | ScalarModel, device: Device, role: 
 
     Args:
         model: on CPU.
-        device: where it shall live.
+        device: where the model runs.
         role: the role's configuration.
     """
     if role.zero_stage == 3:

@@ -15,7 +15,7 @@ _SMALL = 1 << 20
 
 
 class DeviceMemory:
-    """The tensors of this process on its device, whoever holds them.
+    """All tensors of this process on its device, whichever object holds them.
 
     A worker's process holds one role and nothing else, so what is to be moved is simply every tensor on the device:
     weights, gradients, optimizer states, and the flat buffers that ZeRO keeps of them at any stage. The storages are

@@ -1,4 +1,4 @@
-"""The engines without a library beside torch: models that are whole on every worker, and one worker that learns.
+"""Engines that need only torch: unsharded models for scoring, and training on a single worker.
 
 They start faster and take less memory than DeepSpeed's, and are what those are tested against.
 """
@@ -20,7 +20,7 @@ class TorchForwardEngine(ForwardBase):
 
     Args:
         model: a policy or scalar model, on CPU.
-        device: where it shall live.
+        device: where the model runs.
         role: the role's configuration.
     """
 
@@ -37,7 +37,7 @@ class TorchTrainEngine(TrainBase):
 
     Args:
         model: a policy or scalar model, on CPU; parameters that do not require a gradient stay as they are.
-        device: where it shall live.
+        device: where the model runs.
         role: the role's configuration: micro-batches, optimizer and schedule.
         total_steps: optimizer steps of the whole run, for the schedule.
     """

@@ -105,7 +105,7 @@ class ActorEngine(TrainedRoleEngine):
         return _logprobs(self.runner, sequences, self.temperature)
 
     def ref_logprobs(self, sequences: Sequences) -> Tensor:
-        """What :meth:`logprobs` gives with the adapter switched off: the reference's, without a second copy of it."""
+        """:meth:`logprobs` with the adapter off: those of the reference, without a second copy of the model."""
         with without_adapter(self.policy):
             return _logprobs(self.runner, sequences, self.temperature)
 

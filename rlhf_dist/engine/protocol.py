@@ -28,7 +28,7 @@ Batch = TypeVar("Batch", bound=Ragged)
 
 @dataclass(frozen=True)
 class Part:
-    """One of the losses whose gradients an optimizer step adds up.
+    """One of the losses of an optimizer step; their gradients are summed.
 
     Attributes:
         lengths: ``[B]`` int64, tokens of each row of the whole minibatch, the same on every worker; at least one row.
@@ -79,7 +79,7 @@ class ForwardEngine(Protocol):
         ...
 
     def reside(self, to: Residency) -> None:
-        """Brings the model and all that belongs to it onto the device, or to host memory, as far as ``to`` says."""
+        """Moves the model and its state onto the device or to host memory; ``to``: how much is on the device."""
         ...
 
     def lay_out(self, tokens: Tensor, lengths: Tensor) -> MicroBatch:
@@ -130,11 +130,11 @@ class TrainEngine(ForwardEngine, Protocol):
         ...
 
     def save_checkpoint(self, folder: Path) -> None:
-        """Writes weights, optimizer states and all else to go on from, each worker its own part."""
+        """Writes everything needed to resume (weights, optimizer states, ...); each worker writes its own part."""
         ...
 
     def load_checkpoint(self, folder: Path) -> None:
-        """Takes up what :meth:`save_checkpoint` of any engine wrote, under any ZeRO stage, by any number of workers.
+        """Loads what :meth:`save_checkpoint` of any engine wrote, at any ZeRO stage, with any number of workers.
 
         Raises:
             UserError: it is not of this model, or damaged; nothing has been changed then.

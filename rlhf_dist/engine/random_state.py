@@ -25,7 +25,7 @@ def save_random_state(folder: Path, device: Device, rank: int, world: int) -> No
 
 
 def load_random_state(folder: Path, device: Device, rank: int, world: int, steps: int) -> None:
-    """Takes up what :func:`save_random_state` wrote with as many workers on the same kind of device.
+    """Restores what :func:`save_random_state` wrote with as many workers on the same kind of device.
 
     Else this worker is seeded anew, by what it was seeded with before and the number of optimizer steps.
     """

@@ -1,4 +1,4 @@
-"""What the engines of the roles have in common: each gives its role's methods, and has the model run or trained."""
+"""Base classes of the roles' engines: the methods of a role, on top of an engine that runs or trains its model."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from rlhf_dist.types import Residency
 
 
 class RoleEngine:
-    """What the engines of all roles with a model have in common."""
+    """Base class of the engines of all roles with a model."""
 
     runner: ForwardEngine
 
     def reside(self, to: Residency) -> None:
-        """Comes onto the device, or leaves it, where roles share it."""
+        """Moves onto a shared device, or off it."""
         self.runner.reside(to)
 
 
 class TrainedRoleEngine(RoleEngine):
-    """What the engines of all roles that learn have in common."""
+    """Base class of the engines of all trained roles."""
 
     runner: TrainEngine
 
     def save_checkpoint(self, folder: Path) -> None:
-        """Weights, optimizer and schedule, to go on from."""
+        """Writes weights, optimizer and schedule, to resume from."""
         self.runner.save_checkpoint(folder)
 
     def load_checkpoint(self, folder: Path) -> None:
-        """Goes on from what :meth:`save_checkpoint` wrote."""
+        """Restores what :meth:`save_checkpoint` wrote."""
         self.runner.load_checkpoint(folder)
 
     def save_model(self, folder: Path, tokenizer_path: str) -> None:

@@ -172,7 +172,7 @@ def persistent_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def load(engine: TrainEngine, folder: Path) -> None:
-    """Takes up what :func:`save` wrote, by as many workers or others, under any ZeRO stage.
+    """Loads what :func:`save` wrote, with any number of workers and at any ZeRO stage.
 
     Raises:
         UserError: it is not of this model, or damaged; nothing has been changed then.

@@ -1,4 +1,4 @@
-"""Rewards that read texts: what a function and an endpoint share."""
+"""Rewards that read text: the common part of functions and endpoints."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class TextReward:
     """One worker's share of the scoring by a :class:`TextScorer`.
 
     Args:
-        scorer: who scores.
+        scorer: scores the texts.
         tokenizer_path: turns tokens back into texts, special tokens left out.
         trust_remote_code: whether the tokenizer may come with code of its own.
         rank: this worker's.

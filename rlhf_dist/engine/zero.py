@@ -21,7 +21,7 @@ class ZeroForwardEngine(ForwardBase):
 
     Args:
         model: a policy or scalar model, on CPU.
-        device: where it shall live.
+        device: where the model runs.
         role: the role's configuration.
     """
 
@@ -37,7 +37,7 @@ class ZeroTrainEngine(TrainBase):
 
     Args:
         model: a policy or scalar model, on CPU; parameters that do not require a gradient stay as they are.
-        device: where it shall live.
+        device: where the model runs.
         role: the role's configuration: ZeRO stage, micro-batches, optimizer and schedule.
         total_steps: optimizer steps of the whole run, for the schedule.
     """
