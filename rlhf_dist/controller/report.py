@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import html
 import json
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 from rich import box
@@ -19,6 +17,7 @@ from rlhf_dist.controller.rundir import RunDir, read_jsonl
 from rlhf_dist.controller.view import duration
 from rlhf_dist.durable import write_text_atomic
 from rlhf_dist.errors import UserError
+from rlhf_dist.page import escaped, page
 
 __all__ = ["print_summary", "save_curves_png", "summary_rows", "write_report"]
 
@@ -111,21 +110,8 @@ def write_report(run_dir: Path) -> Path:
         _phases(rows),
         _config(run),
     ]
-    write_text_atomic(run.report, _page(run.name, "\n".join(filter(None, sections))))
+    write_text_atomic(run.report, page(run.name, "\n".join(filter(None, sections))))
     return run.report
-
-
-def _page(title: str, body: str) -> str:
-    style = resources.files("rlhf_dist.controller").joinpath("report.css").read_text(encoding="utf-8")
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{_text(title)}</title>\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>\n{style}</style></head>\n<body><main>\n{body}\n</main></body></html>\n"
-    )
-
-
-def _text(value: object) -> str:
-    return html.escape(str(value))
 
 
 def _head(run: RunDir, rows: Rows, summary: Row | None) -> str:
@@ -135,17 +121,19 @@ def _head(run: RunDir, rows: Rows, summary: Row | None) -> str:
     last = rows[-1]["step"] if rows else 0
     seconds = sum(series(rows, "time/step_s")[1])
     lead = f"{job}, {last} step{'' if last == 1 else 's'}, {duration(seconds)} of training"
-    return f'<h1>{_text(run.name)}{badge}</h1>\n<p class="lead">{_text(lead)}</p>'
+    return f'<h1>{escaped(run.name)}{badge}</h1>\n<p class="lead">{escaped(lead)}</p>'
 
 
 def _summary(summary: Row | None) -> str:
     if summary is None:
         return ""
     lines = [
-        f"<tr><td>{_text(row.label)}</td><td>{row.before}</td><td>{row.after}</td><td>{row.change}</td></tr>"
+        f"<tr><td>{escaped(row.label)}</td><td>{row.before}</td><td>{row.after}</td><td>{row.change}</td></tr>"
         for row in summary_rows(summary)
     ]
-    facts = "".join(f"<div>{_text(name)} <b>{_text(value)}</b></div>" for name, value in summary_facts(summary).items())
+    facts = "".join(
+        f"<div>{escaped(name)} <b>{escaped(value)}</b></div>" for name, value in summary_facts(summary).items()
+    )
     table = (
         "<table><tr><th></th><th>before</th><th>after</th><th>change</th></tr>" + "".join(lines) + "</table>"
         if lines
@@ -161,8 +149,8 @@ def _curves(rows: Rows) -> str:
     for chart in charts_of(rows):
         last = series(rows, next(iter(chart.keys)))[1][-1]
         cards.append(
-            f'<div class="card chart"><h3>{_text(chart.title)}<span>{last:.4g}</span></h3><p>{_text(chart.unit)}</p>'
-            f"{chart_svg(chart, rows)}</div>"
+            f'<div class="card chart"><h3>{escaped(chart.title)}<span>{last:.4g}</span></h3>'
+            f"<p>{escaped(chart.unit)}</p>{chart_svg(chart, rows)}</div>"
         )
     return '<h2>Curves</h2>\n<div class="grid">\n' + "\n".join(cards) + "\n</div>"
 
@@ -197,7 +185,7 @@ def _samples(samples: Rows) -> str:
 def _pair(before: Row, after: Row | None) -> str:
     sides = "".join(_side(sample) for sample in (before, after) if sample is not None)
     one = "" if after is not None else ' style="grid-template-columns: 1fr"'
-    prompt = f"<p><span>prompt</span>{_text(before['prompt'])}</p>"
+    prompt = f"<p><span>prompt</span>{escaped(before['prompt'])}</p>"
     return f'<div class="card sample">{prompt}<div class="pair"{one}>{sides}</div></div>'
 
 
@@ -210,7 +198,7 @@ def _side(sample: Row) -> str:
     cut = "" if sample["finished"] else ' <span class="cut">[cut at the length limit]</span>'
     return (
         f"<div><small>step {sample['step']}</small>"
-        f'<div class="text">{_text(sample["response"].strip())}{cut}</div><small>{" · ".join(figures)}</small></div>'
+        f'<div class="text">{escaped(sample["response"].strip())}{cut}</div><small>{" · ".join(figures)}</small></div>'
     )
 
 
@@ -234,11 +222,11 @@ def _phases(rows: Rows) -> str:
     colour = {name: f"var(--c{number if number <= _COLOURS else 7})" for number, name in enumerate(names, start=1)}
     colour["other"] = "var(--c7)"
     bars = "".join(
-        f'<div style="width:{100 * seconds / total:.2f}%;background:{colour[name]}" title="{_text(name)}"></div>'
+        f'<div style="width:{100 * seconds / total:.2f}%;background:{colour[name]}" title="{escaped(name)}"></div>'
         for name, seconds in phases.items()
     )
     lines = "".join(
-        f'<tr><td><span class="key" style="background:{colour[name]}"></span>{_text(name)}</td>'
+        f'<tr><td><span class="key" style="background:{colour[name]}"></span>{escaped(name)}</td>'
         f"<td>{seconds:.2f} s</td><td>{100 * seconds / total:.0f}%</td></tr>"
         for name, seconds in phases.items()
     )
@@ -251,6 +239,6 @@ def _phases(rows: Rows) -> str:
 def _config(run: RunDir) -> str:
     if not run.config.exists():
         return ""
-    text = _text(run.config.read_text(encoding="utf-8"))
+    text = escaped(run.config.read_text(encoding="utf-8"))
     details = f"<details><summary>config.yaml</summary><pre>{text}</pre></details>"
     return f'<h2>Configuration</h2>\n<div class="card">{details}</div>'
