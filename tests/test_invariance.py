@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import multiprocessing
 import os
 import random
 import socket
@@ -27,6 +26,7 @@ from torch import Tensor
 
 from rlhf_dist.algo.losses import PolicyObjective
 from rlhf_dist.types import Demonstrations, PolicyBatch, Sequences, ValueBatch
+from tests.processes import process
 from tests.tiny import VOCABULARY, write_model, write_reward_model
 
 TOLERANCE = 1e-5  # relative, of the norm of all gradients (of all weights) together, in float32
@@ -255,8 +255,7 @@ def test_gradients_and_weights_do_not_depend_on_the_way_to_them(models: Path, wo
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    ranks = [context.Process(target=rank_of_world, args=(rank, world, port, str(models))) for rank in range(world)]
+    ranks = [process(rank_of_world, rank, world, port, str(models)) for rank in range(world)]
     for rank in ranks:
         rank.start()
     for rank in ranks:

@@ -101,7 +101,8 @@ def test_left(): pass
 def test_tests_that_failed_and_were_skipped_are_named_with_their_reasons(tmp_path: Path) -> None:
     def outcome(*chosen: str) -> dict:
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={tmp_path / 'out'}"]
-        subprocess.run([*command, *chosen], cwd=tmp_path, capture_output=True, check=False)
+        alone = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+        subprocess.run([*command, *chosen], cwd=tmp_path, env=alone, capture_output=True, check=False)
         return of_tests(tmp_path / "out")
 
     (tmp_path / "test_some.py").write_text(TESTS)

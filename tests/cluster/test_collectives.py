@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from rlhf_dist.cluster.worker import Rendezvous, _join_process_group
 from rlhf_dist.device import CPU
 from rlhf_dist.network import listening_store
+from tests.processes import context, process
 
 LOCAL = "127.0.0.1"
 
@@ -41,18 +41,14 @@ def _rank(rank: int, ready: Any, port: Any, answers: Any, collective_timeout_s: 
 
 
 def _meet(collective_timeout_s: float, saving_s: float) -> dict[int, tuple[str, float]]:
-    context = multiprocessing.get_context("spawn")
-    answers = context.Queue()
-    shared = context.Barrier(2), context.Queue(), answers
-    ranks = [
-        context.Process(target=_rank, args=(rank, *shared, collective_timeout_s, saving_s), daemon=True)
-        for rank in range(2)
-    ]
+    answers = context().Queue()
+    shared = context().Barrier(2), context().Queue(), answers
+    ranks = [process(_rank, rank, *shared, collective_timeout_s, saving_s) for rank in range(2)]
     for rank in ranks:
         rank.start()
     found = [answers.get(timeout=120) for _ in ranks]
-    for process in ranks:
-        process.join(30)
+    for rank in ranks:
+        rank.join(30)
     return {rank: (what, waited_s) for rank, what, waited_s in found}
 
 

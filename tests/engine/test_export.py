@@ -111,6 +111,7 @@ def test_mistakes_are_one_line_and_leave_nothing(
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("out")]
 
 
+@pytest.mark.slow
 def test_it_needs_neither_ray_nor_deepspeed_nor_vllm(alone: None, tmp_path: Path) -> None:
     trained(tmp_path, "actor")
     code = (

@@ -106,6 +106,7 @@ def test_small_updates_of_bfloat16_weights_add_up(folder: Path) -> None:
     assert torch.equal(weights.detach(), (before + moved).bfloat16())
 
 
+@pytest.mark.slow
 def test_one_worker_trains_without_importing_deepspeed(folder: Path, tmp_path: Path) -> None:
     code = (
         "import os, sys; from pathlib import Path; import torch.distributed as dist\n"

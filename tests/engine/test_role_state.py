@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import socket
 from dataclasses import replace
@@ -24,6 +23,7 @@ from rlhf_dist.engine.scalar import CriticEngine, TrainedRewardEngine
 from rlhf_dist.errors import UserError
 from rlhf_dist.types import Demonstrations
 from tests.engine.test_zero import comparisons, value_batch
+from tests.processes import process
 from tests.tiny import VOCABULARY, write_model
 
 LAYOUTS = [(stage, dtype) for stage in (0, 1, 2, 3) for dtype in ("float32", "bfloat16")]
@@ -123,13 +123,12 @@ def on_ranks(world: int, folder: Path, what: Any) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    ranks = [context.Process(target=one_rank, args=(rank, world, port, str(folder), what)) for rank in range(world)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(600)
-        assert process.exitcode == 0
+    ranks = [process(one_rank, rank, world, port, str(folder), what) for rank in range(world)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(600)
+        assert rank.exitcode == 0
 
 
 @pytest.fixture(scope="module")

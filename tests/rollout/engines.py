@@ -13,6 +13,7 @@ from rlhf_dist.device import CPU
 from rlhf_dist.types import Prompts
 from rlhf_dist.weights.source import WeightSource
 from rlhf_dist.weights.transport import BroadcastGroup
+from tests.processes import process
 
 EOS = 2
 ROLLOUT = RolloutConfig(max_prompt_tokens=12, max_response_tokens=20, memory_gib=0.0625, max_batch=8)
@@ -83,13 +84,12 @@ class RemoteEngine:
     """An engine in a process of its own, called by name."""
 
     def __init__(self, kind, folder, environment, rollout=ROLLOUT, device=CPU):
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(theirs, kind, folder, rollout, device))
-        self._process.daemon = rollout.tensor_parallel == 1  # one that has processes of its own may not be
+        self._connection, theirs = multiprocessing.Pipe()
         before = dict(os.environ)
         os.environ.update(environment)
         try:
+            self._process = process(serve, theirs, kind, folder, rollout, device, fork=not device.is_accelerator)
+            self._process.daemon = rollout.tensor_parallel == 1  # one that has processes of its own may not be
             self._process.start()
         finally:
             os.environ.clear()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import multiprocessing
 import os
 import random
 import re
@@ -13,7 +12,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from rlhf_dist.errors import RunError
 from rlhf_dist.weights.packing import ParamInfo
 from rlhf_dist.weights.shared import SharedGroup
 from rlhf_dist.weights.transport import Endpoint
+from tests.processes import context, process
 
 MEMBERS = ("actor 0", "rollout 0")
 TENSORS = [(f"p{number}", torch.arange(500.0) + number) for number in range(8)]
@@ -104,12 +103,12 @@ def test_what_was_right_for_one_transfer_is_refused_in_the_next() -> None:
 
 def test_a_signal_is_not_believed_either() -> None:
     """Else a receiver would read a bucket before it is full."""
-    sender, receiver = connected(timeout_s=5.0)
+    sender, receiver = connected(timeout_s=2.0)
     ours = stranger(sender.endpoint)
 
     def slow() -> Iterator[tuple[str, torch.Tensor]]:
         ours.set("1/0/filled/0", "")
-        time.sleep(1)
+        time.sleep(0.5)
         yield from TENSORS
 
     with ThreadPoolExecutor() as pool:
@@ -184,8 +183,9 @@ def _receive(endpoint: Endpoint) -> None:
 
 
 def _names() -> set[str]:
-    """Everything in the folders in which shared memory has names."""
-    return {str(path) for folder in ("/dev/shm", "/tmp") for path in Path(folder).iterdir() if "rlhf" in path.name}
+    """Everything of ours in the folders in which shared memory has names, but for the sockets of other runs."""
+    there = [path for folder in ("/dev/shm", "/tmp") for path in Path(folder).iterdir() if "rlhf" in path.name]
+    return {str(path) for path in there if not path.name.startswith("rlhf-dist-")}
 
 
 def _holders(pids: list[int]) -> list[int]:
@@ -202,22 +202,20 @@ def _holders(pids: list[int]) -> list[int]:
 
 def test_a_kill_at_any_moment_leaves_nothing() -> None:
     """Twelve times, either side first: neither a name in shared memory nor anybody who holds some."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["rlhf_dist.weights.shared"])
     before, chance, held = _names(), random.Random(0), 0
     for number in range(12):
-        ours, theirs = context.Pipe()
-        sender: ForkServerProcess = context.Process(target=_send, args=(theirs,), daemon=True)
+        ours, theirs = context().Pipe()
+        sender = process(_send, theirs)
         sender.start()
-        receiver: ForkServerProcess = context.Process(target=_receive, args=(ours.recv(),), daemon=True)
+        receiver = process(_receive, ours.recv())
         receiver.start()
         assert ours.poll(60) and ours.recv() == "connected"
-        pids = [int(process.pid or 0) for process in (sender, receiver)]
+        pids = [int(one.pid or 0) for one in (sender, receiver)]
         time.sleep(chance.uniform(0.0, 0.1))
         held += bool(_holders(pids))
-        for process in (sender, receiver) if number % 2 else (receiver, sender):
-            process.kill()  # does nothing to one that has noticed the death of the other, and ended
-            process.join(30)
+        for one in (sender, receiver) if number % 2 else (receiver, sender):
+            one.kill()  # does nothing to one that has noticed the death of the other, and ended
+            one.join(30)
         assert _holders(pids) == []
     assert _names() <= before
     assert held, "no process was ever seen to hold shared memory: the kills came at the wrong moments"

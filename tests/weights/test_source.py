@@ -1,6 +1,5 @@
 """The full weights of a module under every ZeRO stage, on two gloo ranks for real."""
 
-import multiprocessing
 import os
 import socket
 
@@ -12,6 +11,7 @@ from rlhf_dist.engine.zero_shards import Zero3Sharding
 from rlhf_dist.weights.packing import ParamInfo
 from rlhf_dist.weights.sharding import UNSHARDED
 from rlhf_dist.weights.source import WeightSource, gathered_state_dict
+from tests.processes import context, process
 
 BUCKET = 40_000  # bytes: several groups for the tiny model, smaller than its embedding
 STAGES = (0, 1, 2, 3)
@@ -147,15 +147,14 @@ def free_port():
 
 @pytest.mark.slow
 def test_every_zero_stage_yields_the_plain_state_dict_before_and_after_a_step():
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
+    queue = context().Queue()
     port = free_port()
-    ranks = [context.Process(target=zero_rank, args=(rank, port, queue), daemon=True) for rank in (0, 1)]
-    for process in ranks:
-        process.start()
+    ranks = [process(zero_rank, rank, port, queue) for rank in (0, 1)]
+    for rank in ranks:
+        rank.start()
     results = dict(queue.get(timeout=240) for _ in ranks)
-    for process in ranks:
-        process.join(timeout=60)
+    for rank in ranks:
+        rank.join(timeout=60)
     assert not any(isinstance(result, str) for result in results.values()), results
     for tied, bf16 in CASES:
         names = checkpoint(tiny_llama(tied)).keys()

@@ -1,6 +1,5 @@
 """Broadcast of named tensors between members, and what is said when one does not come."""
 
-import multiprocessing
 import os
 import re
 import threading
@@ -13,6 +12,7 @@ import torch
 from rlhf_dist.device import CPU
 from rlhf_dist.errors import RunError
 from rlhf_dist.weights.transport import BroadcastGroup, ParamInfo
+from tests.processes import context, process
 
 MEMBERS = ("actor 0", "rollout 0", "rollout 1")
 
@@ -70,13 +70,9 @@ def receiving_process(endpoint, rank, rounds, queue):
 
 
 def test_two_other_processes_receive_every_tensor_bit_for_bit_and_again():
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
+    queue = context().Queue()
     sender = listen(timeout_s=60.0)
-    workers = [
-        context.Process(target=receiving_process, args=(sender.endpoint, rank, 2, queue), daemon=True)
-        for rank in (1, 2)
-    ]
+    workers = [process(receiving_process, sender.endpoint, rank, 2, queue) for rank in (1, 2)]
     for worker in workers:
         worker.start()
     sender.connect()
@@ -158,9 +154,8 @@ def dying_process(endpoint):
 
 
 def test_a_member_that_dies_in_a_transfer_is_named():
-    context = multiprocessing.get_context("spawn")
     sender = listen(timeout_s=30.0, bucket_bytes=1 << 22)
-    worker = context.Process(target=dying_process, args=(sender.endpoint,), daemon=True)
+    worker = process(dying_process, sender.endpoint)
     worker.start()
     other = BroadcastGroup.dial(sender.endpoint, 1)
     sent = [("p", torch.randn(1 << 20))] * 8
