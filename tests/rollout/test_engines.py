@@ -120,16 +120,22 @@ def test_greedy_sampling_takes_the_likeliest_token(engine, sender, models):
         assert logits.argmax(-1).tolist() == response
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("models", ["untied"], indirect=True)
-@pytest.mark.parametrize("kind", ["hf", "vllm"])
-def test_top_k_narrows_the_draw_and_leaves_the_log_probabilities_whole(kind, models):
-    """Else the trainer, which knows nothing of top-k and top-p, would see a gap that is none."""
-    rollout = replace(ROLLOUT, top_k=3, top_p=0.95)
-    remote = RemoteEngine(kind, models[0], {**engine_env(CPU), **CPU.worker_env(threads=1)}, rollout)
-    sequences = remote.call("generate", prompts(6), SamplingOptions(1.0, 20, 1, rollout.top_p, rollout.top_k))
+NARROW = replace(ROLLOUT, top_k=3, top_p=0.95, seed_per_request=False)
+
+
+@pytest.fixture(scope="module", params=["hf", pytest.param("vllm", marks=pytest.mark.slow)])
+def narrow(request, models):
+    """An engine that draws from the likeliest tokens only and, in vLLM's case, without a seed for each sample."""
+    remote = RemoteEngine(request.param, models[0], {**engine_env(CPU), **CPU.worker_env(threads=1)}, NARROW)
+    yield remote
     remote.call("close")
     remote.stop()
+
+
+@pytest.mark.parametrize("models", ["tied"], indirect=True)
+def test_top_k_narrows_the_draw_and_leaves_the_log_probabilities_whole(narrow, models):
+    """Else the trainer, which knows nothing of top-k and top-p, would see a gap that is none."""
+    sequences = narrow.call("generate", prompts(6), SamplingOptions(1.0, 20, 1, NARROW.top_p, NARROW.top_k))
     assert largest_gap(models[0], sequences, 1.0) < 1e-4
     model = load(models[0])
     for prompt, response in zip(sequences.prompt_lists(), sequences.response_lists(), strict=True):
@@ -137,6 +143,15 @@ def test_top_k_narrows_the_draw_and_leaves_the_log_probabilities_whole(kind, mod
             logits = model(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
         for likeliest, token in zip(logits.topk(3).indices.tolist(), response, strict=True):
             assert token in likeliest
+
+
+@pytest.mark.parametrize("narrow", [pytest.param("vllm", marks=pytest.mark.slow)], indirect=True)
+@pytest.mark.parametrize("models", ["tied"], indirect=True)
+def test_without_seeds_of_their_own_samples_do_not_repeat_and_their_log_probabilities_stay_right(narrow, models):
+    one, other = (narrow.call("generate", prompts(11), SamplingOptions(1.0, 20, 5)) for _ in range(2))
+    assert one.response_lists() != other.response_lists()
+    for sequences in (one, other):
+        assert largest_gap(models[0], sequences, 1.0) < 1e-4
 
 
 @pytest.mark.slow
@@ -167,21 +182,6 @@ def test_the_samples_of_a_prompt_share_its_cache_and_a_further_turn_finds_the_ea
         assert largest_gap(models[1], remote.call("generate", further, SamplingOptions(1.0, 10, 1)), 1.0) < 1e-4
         remote.call("close")
         sender.close()
-    finally:
-        remote.stop()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("models", ["tied"], indirect=True)
-def test_without_seeds_of_their_own_samples_do_not_repeat_and_their_log_probabilities_stay_right(models):
-    rollout = replace(ROLLOUT, seed_per_request=False)
-    remote = RemoteEngine("vllm", models[0], {**engine_env(CPU), **CPU.worker_env(threads=1)}, rollout)
-    try:
-        one, other = (remote.call("generate", prompts(11), OPTIONS) for _ in range(2))
-        assert one.response_lists() != other.response_lists()
-        for sequences in (one, other):
-            assert largest_gap(models[0], sequences, OPTIONS.temperature) < 1e-4
-        remote.call("close")
     finally:
         remote.stop()
 
