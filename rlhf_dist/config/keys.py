@@ -14,8 +14,8 @@ from omegaconf import MISSING
 
 from rlhf_dist.config.schema.define import FACTS, Facts, SectionFacts
 
-_TYPES = {int: "int", float: "float", bool: "bool", str: "text"}
-_EXPECTED = {int: "an integer", float: "a number", bool: "true or false", str: "a text"}
+_TYPES = {int: "int", float: "float", bool: "bool", str: "string"}
+_EXPECTED = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Key:
 
     @property
     def type_name(self) -> str:
-        """Its type as documents show it: "int", "text or null", "[float, ...]"."""
+        """Its type as documents show it: "int", "string or null", "[float, ...]"."""
         name = f"[{_TYPES[self.element]}, ...]" if self.element is not None else _TYPES[self.base]
         return f"{name} or null" if self.optional or self.unset else name
 
@@ -69,7 +69,7 @@ class Key:
     @property
     def expected(self) -> str:
         """What type a value must have, in words: "an integer", "a number or null", ..."""
-        words = _EXPECTED | {list: "a list of texts, as [A, B]" if self.element is str else "a list of numbers"}
+        words = _EXPECTED | {list: "a list of strings, as [A, B]" if self.element is str else "a list of numbers"}
         return words[self.base] + (" or null" if self.optional else "")
 
 

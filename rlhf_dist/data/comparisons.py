@@ -64,7 +64,7 @@ def is_ranking(ranks: list[int]) -> bool:
 def _read(record: Record) -> _Row:
     prompt = read_prompt(record)
     responses, ranking = record.list("responses"), record.list("ranking")
-    _check_items(record, "responses", responses, str, "a text")
+    _check_items(record, "responses", responses, str, "a string")
     _check_items(record, "ranking", ranking, int, "an integer")
     if len(responses) < 2:
         raise record.error(f"a comparison needs 2 or more 'responses', there are {len(responses)}")

@@ -14,7 +14,14 @@ from rlhf_dist.data.hub import from_hub, hub_offline, hub_reachable
 from rlhf_dist.errors import UserError
 
 _MOST_DIGITS = 18  # of an integer: whatever a row says is an int64 later
-_WORDS = {str: "a text", list: "a list", dict: "an object", int: "an integer", float: "a number", bool: "true or false"}
+_WORDS = {
+    str: "a string",
+    list: "a list",
+    dict: "an object",
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+}
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def test_the_page_has_a_row_for_every_key(base: config_files.Base) -> None:
 
 def test_a_row_of_the_page_says_all_that_the_schema_does() -> None:
     assert "| `optim.eps` | float | `1.0e-8` | above 0 | AdamW's epsilon |" in PAGE
-    assert "| `strategy` | text | `pack` | `pack`: on few nodes<br>`spread`: on many nodes<br>" in PAGE
+    assert "| `strategy` | string | `pack` | `pack`: on few nodes<br>`spread`: on many nodes<br>" in PAGE
     path = next(line for line in PAGE.partition("## `actor`")[2].splitlines() if line.startswith("| `model.path`"))
     assert "| required in `actor`, `reward` |" in path and "; null in `critic`: the reward model, or" in path
     assert "## `actor`, `critic`, `reward` (`launch/reward_llama.py`)" in PAGE

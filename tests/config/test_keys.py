@@ -51,7 +51,7 @@ def test_keys_are_dotted_and_know_type_default_and_meaning() -> None:
 def test_a_key_without_default_is_required_unless_something_counts_in_its_place() -> None:
     keys = schema_keys(Outer)
     assert keys["needed.name"].required and not keys["part.name"].required
-    assert (keys["needed.name"].type_name, keys["part.name"].type_name) == ("text", "text or null")
+    assert (keys["needed.name"].type_name, keys["part.name"].type_name) == ("string", "string or null")
     assert keys["needed.name"].description == "who: me (the one) | you"
     assert keys["part.name"].description == "who: me (the one) | you; null: whoever is there"
 

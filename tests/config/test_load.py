@@ -237,7 +237,7 @@ def test_nothing_is_looked_up_in_a_value(recipe: Path, value: str) -> None:
 def test_a_yaml_tag_makes_no_object(recipe: Path) -> None:
     mark = recipe.parent / "executed"
     recipe.write_text(f"run:\n  name: !!python/object/apply:pathlib.Path.touch ['{mark}']\n")
-    assert refusal(recipe).startswith(f"{recipe}:2: run.name=[{mark}]: expected a text")
+    assert refusal(recipe).startswith(f"{recipe}:2: run.name=[{mark}]: expected a string")
     assert not mark.exists()
 
 
@@ -253,12 +253,12 @@ def test_help_lists_every_key_and_ends_well(recipe: Path, capsys: pytest.Capture
         load_config(SFTConfig, ["run.nope=1", "--help"], recipe)
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    assert "  run.name  (text, required)" in text
+    assert "  run.name  (string, required)" in text
     assert "  sft.batch_size  (int, default 64)  examples per optimizer step, over all workers [1 or more]" in text
     assert "  actor.cpus_per_worker  (float or null, default null)" in text
     assert "  run.tensorboard  (bool, default true)" in text
     assert "  actor.optim.betas  ([float, ...], default [0.9, 0.95])" in text
-    assert "  cluster.env  ([text, ...], default [])" in text
+    assert "  cluster.env  ([string, ...], default [])" in text
 
 
 @dataclass
@@ -269,21 +269,21 @@ class Printed:
 
 
 def test_help_writes_a_default_with_line_breaks_as_a_recipe_would() -> None:
-    assert '  separator  (text, default "\\n\\n")  what stands between' in help_text(Printed, Path("r.yaml"))
+    assert '  separator  (string, default "\\n\\n")  what stands between' in help_text(Printed, Path("r.yaml"))
 
 
 def test_help_asks_for_no_model_that_is_found_by_itself(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         load_config(PPOConfig, ["--help"], recipe)
     text = " ".join(capsys.readouterr().out.split())
-    assert "actor.model.path (text, required)" in text
+    assert "actor.model.path (string, required)" in text
     for role, instead in (
         ("critic", "the reward model, or the actor's model if no model rewards"),
         ("reward", "function or endpoint scores instead"),
         ("reference", "the actor's model"),
     ):
         path = "directory in Hugging Face format, or a name on the Hugging Face hub"
-        assert f"{role}.model.path (text or null, default null) {path}; null: {instead}" in text
+        assert f"{role}.model.path (string or null, default null) {path}; null: {instead}" in text
 
 
 def test_a_value_out_of_its_range_names_the_file_and_line_that_count(recipe: Path) -> None:

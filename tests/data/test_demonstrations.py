@@ -81,7 +81,7 @@ def test_a_template_that_ends_a_turn_with_another_token_still_ends_with_the_end_
     [
         ({"prompt": "a"}, "the field 'response' is missing; the row has: prompt"),
         ({"response": "a"}, "the field 'prompt' is missing; the row has: response"),
-        ({"prompt": "a", "response": 3}, "the field 'response' is an integer, expected a text"),
+        ({"prompt": "a", "response": 3}, "the field 'response' is an integer, expected a string"),
         ({"messages": [{"role": "user", "content": "a"}]}, "the last of 'messages' is from 'user'"),
         ({"messages": [{"role": "assistant", "content": "a"}]}, "'messages' holds only an answer"),
     ],

@@ -65,11 +65,11 @@ def test_messages_without_a_template_are_refused(jsonl: Write, plain: PreTrained
     ("messages", "said"),
     [
         ([], "the list 'messages' is empty"),
-        (["hi"], "message 1 is a text, expected an object with role and content"),
+        (["hi"], "message 1 is a string, expected an object with role and content"),
         ([{"role": "user"}], "message 1: the field 'content' is missing; the row has: role"),
         ([{"role": "usr", "content": "a"}], "message 1: role 'usr' is none of system, user, assistant, tool"),
         ([{"role": "assistant", "content": "a"}], "the last of 'messages' is the assistant's"),
-        ("hi", "the field 'messages' is a text, expected a list"),
+        ("hi", "the field 'messages' is a string, expected a list"),
     ],
 )
 def test_malformed_messages_are_refused_by_line(

@@ -137,7 +137,7 @@ def test_a_missing_field_names_the_place_the_field_and_what_is_there() -> None:
 def test_a_field_of_the_wrong_type_says_which_is_there(value: object, kind: str) -> None:
     with pytest.raises(UserError) as caught:
         Record("f:3", {"prompt": value}).text("prompt")
-    assert str(caught.value) == f"f:3: the field 'prompt' is {kind}, expected a text"
+    assert str(caught.value) == f"f:3: the field 'prompt' is {kind}, expected a string"
 
 
 def test_further_fields_are_ignored(jsonl: Callable[[list[dict[str, object]]], str]) -> None:

@@ -65,7 +65,7 @@ def test_a_prompt_and_answers_without_ids_get_the_same_ones_in_every_file(tmp_pa
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"prompt": "a", "answers": ["b"]}, "answer 1 is a text, expected an object with text"),
+        ({"prompt": "a", "answers": ["b"]}, "answer 1 is a string, expected an object with text"),
         ({"prompt": "a", "answers": [{"text": "b", "id": "1"}, {"text": "c", "id": "1"}]}, "stands for two answers"),
         ({"prompt": "a", "answers": [{"text": "b", "id": "1"}], "known": [["2"]]}, "ranks 2; the answers are 1"),
         ({"prompt": "a", "answers": [{"text": "b", "id": "1"}], "known": ["1"]}, "must be lists of answers' ids"),
