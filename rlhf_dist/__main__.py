@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from rlhf_dist.errors import ClusterError, UserError
+from rlhf_dist.labelling.arguments import add_label
 from rlhf_dist.main import JOBS, launch
 
 
@@ -39,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("run", type=Path, metavar="RUN", help="directory of the run, runs/NAME")
     _add_plan(commands)
     _add_export(commands)
+    add_label(commands)
     _add_judgements(commands)
     commands.add_parser(
         "completion",
@@ -143,6 +145,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 importlib.import_module("rlhf_dist.jobs.export").run(options)
             case "judgements":
                 importlib.import_module("rlhf_dist.jobs.judgements").run(options)
+            case "label":
+                importlib.import_module("rlhf_dist.labelling.command").run(options)
             case _:
                 print(importlib.import_module("rlhf_dist.controller.report").write_report(options.run))
     except (UserError, ClusterError) as error:

@@ -5,9 +5,6 @@ The file only ever grows. A judgement that is changed or taken back stays, and a
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -15,9 +12,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from rlhf_dist.data.records import Record, read_records
-from rlhf_dist.durable import sync_folder
-from rlhf_dist.errors import UserError
 from rlhf_dist.labelling.candidates import Answer, Prompt, Ranking, read_answers, read_ranking
+from rlhf_dist.labelling.lines import LineLog
 
 Task = Literal["rank", "compare", "rate", "demonstrate"]
 Source = Literal["person", "function", "model", "endpoint"]
@@ -143,22 +139,8 @@ class JudgementLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("a+b", buffering=0)
-        except OSError as error:
-            raise UserError(f"{path} cannot be written: {error.strerror}") from error
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._file.close()
-            raise UserError(
-                f"{path}: another process writes to it; wait for its end, or choose another file"
-            ) from error
-        self._cut_torn_line()
-        sync_folder(path.parent)
-        rows = [Judgement.read(row) for row in read_records(str(path), "train", growing=True)]
-        self._judgements = {one.id: one for one in rows}
+        self._lines = LineLog(path)
+        self._judgements = {one.id: one for one in map(Judgement.read, self._lines.rows())}
 
     def __enter__(self) -> JudgementLog:
         return self
@@ -182,35 +164,13 @@ class JudgementLog:
         """
         if judgement.id in self._judgements:
             return False
-        size = self._size()
-        line = json.dumps(judgement.to_json(), ensure_ascii=False).encode() + b"\n"
-        try:
-            while line:
-                line = line[self._file.write(line) :]
-            os.fsync(self._file.fileno())
-        except OSError:
-            os.ftruncate(self._file.fileno(), size)
-            raise
+        self._lines.append(judgement.to_json())
         self._judgements[judgement.id] = judgement
         return True
 
     def close(self) -> None:
         """Gives the file free for other processes."""
-        self._file.close()
-
-    def _size(self) -> int:
-        return os.fstat(self._file.fileno()).st_size
-
-    def _cut_torn_line(self) -> None:
-        end = size = self._size()
-        while end and (block := os.pread(self._file.fileno(), min(end, 1 << 16), max(0, end - (1 << 16)))):
-            newline = block.rfind(b"\n")
-            if newline >= 0:
-                end += newline + 1 - len(block)
-                break
-            end -= len(block)
-        if end < size:
-            os.ftruncate(self._file.fileno(), end)
+        self._lines.close()
 
 
 def withdrawal(of: Judgement, at: str) -> Judgement:

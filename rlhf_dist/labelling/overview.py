@@ -1,0 +1,88 @@
+"""What the operator sees: how far each labeller is, and how well they agree with one another and with the known.
+
+Agreement is as in :mod:`rlhf_dist.labelling.agreement`, without the intervals, and the libraries, that take time.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rlhf_dist.labelling.candidates import Ranking
+from rlhf_dist.labelling.desk import Desk
+from rlhf_dist.labelling.judgements import Judgement
+from rlhf_dist.labelling.preferences import Labeller, Pair, known_signs, preferences_of, signs_by_labeller
+
+Signs = Mapping[str, Mapping[Pair, int]]  # by prompt and pair of answers: 1, -1, or 0 for a tie
+
+_MOST_REMARKS = 100
+_LONGEST_EXCERPT = 160  # characters of a prompt
+
+
+def overview(desk: Desk, known: Mapping[str, Ranking]) -> dict[str, Any]:
+    """What stands on the operator's page, ready for JSON.
+
+    Args:
+        desk: the labelling.
+        known: the rankings that are held to be right, by the prompt's id.
+    """
+    standing = list(desk.standing.values())
+    signs = signs_by_labeller(preferences_of(standing))
+    right = known_signs(standing, known)
+    items = desk.assignments.items
+    names = list(dict.fromkeys([*desk.assignments.labellers, *(one.labeller for one in standing)]))
+    return {
+        "task": desk.task,
+        "items": len(items),
+        "done": sum(bool(desk.assignments.judges_of(key)) for key in items),
+        "agreement": _agreement(itertools.combinations(signs.values(), 2)),
+        "labellers": [_labeller(name, desk, standing, signs, right) for name in names],
+        "remarks": [_remark(one) for one in reversed(standing) if one.flag or one.note or one.skipped][:_MOST_REMARKS],
+    }
+
+
+def _agreement(both: Iterable[tuple[Signs, Signs]]) -> dict[str, Any] | None:
+    """Of the pairs of answers that two order, the share that they order alike; None where there are none."""
+    alike = []
+    for said, heard in both:
+        for prompt in said.keys() & heard.keys():
+            for pair in said[prompt].keys() & heard[prompt].keys():
+                if product := said[prompt][pair] * heard[prompt][pair]:
+                    alike.append(product > 0)
+    return {"share": statistics.fmean(alike), "pairs": len(alike)} if alike else None
+
+
+def _labeller(
+    name: str, desk: Desk, standing: list[Judgement], signs: Mapping[Labeller, Signs], right: Signs
+) -> dict[str, Any]:
+    mine = [one for one in standing if one.labeller == name]
+    judged = [one for one in mine if not one.skipped]
+    said = signs.get(Labeller(name), {})
+    others = [heard for labeller, heard in signs.items() if labeller.name != name]
+    invited = name in desk.assignments.labellers
+    return {
+        "name": name,
+        "judged": len(judged),
+        "skipped": len(mine) - len(judged),
+        "expected": desk.assignments.expected() if invited else len(mine),
+        "flagged": sum(bool(one.flag) for one in mine),
+        "seconds": statistics.median(one.seconds for one in judged) if judged else None,
+        "last": max((one.at for one in mine), default=None),
+        "agreement": _agreement((said, heard) for heard in others),
+        "known": _agreement([(said, right)]),
+    }
+
+
+def _remark(judgement: Judgement) -> dict[str, str]:
+    asked = " ".join(judgement.prompt.messages[-1]["content"].split())
+    return {
+        "labeller": judgement.labeller,
+        "at": judgement.at,
+        "prompt": asked if len(asked) <= _LONGEST_EXCERPT else asked[:_LONGEST_EXCERPT] + "…",
+        "prompt_id": judgement.prompt.id,
+        "flag": judgement.flag,
+        "note": judgement.note,
+        "skipped": judgement.skipped,
+    }
