@@ -1,7 +1,7 @@
-# make help lists what there is. Every target does the set-up it needs; with everything there, that takes no time.
-#   DEVICE=cpu|cuda|npu   the machine's kind (else it is detected)
-#   PYTHON=/path/to/it    the Python 3.10-3.12 to use (else the best one found)
-#   LOCKED=1              the exact versions of requirements/, as CI has them (else the newest that setup.py allows)
+# make help lists the targets. Every target does the set-up that it needs, which takes no time once it is done.
+#   DEVICE=cpu|cuda|npu   the device to install for (default: detected)
+#   PYTHON=/path/to/it    the Python 3.10-3.12 to use (default: the best one found)
+#   LOCKED=1              the exact versions of requirements/, as in CI (default: the newest that setup.py allows)
 
 SHELL := /bin/bash
 DEVICE ?= auto
@@ -13,15 +13,15 @@ TESTS ?= tests
 .PHONY: help install demo test test-fast test-gpu lint clean
 .DEFAULT_GOAL := help
 
-help: ## this list
+help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
 
-install: ## .venv with all that this machine needs
+install: ## create .venv with everything for this machine's device
 	@python="$(PYTHON)"; python="$${python:-$$(command -v python3 || command -v python)}"; \
 	if [ -z "$$python" ]; then echo "install: no Python on PATH: install Python 3.10, 3.11 or 3.12" >&2; exit 2; fi; \
 	"$$python" tools/install.py --device "$(DEVICE)" --python "$(PYTHON)" $(if $(filter-out 0,$(LOCKED)),--locked)
 
-demo: install ## the three steps on movie reviews, in minutes
+demo: install ## SFT, reward model and PPO on movie reviews, in minutes
 	@$(PY) -m demo.prepare
 	@$(PY) -m demo.run
 
@@ -30,10 +30,10 @@ lint: install ## ruff, its formatter and mypy
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
-test: lint ## lint and the whole suite
+test: lint ## lint and all tests
 	$(PY) -m pytest --durations=25 --durations-min=5 $(TESTS)
 
-test-fast: install ## the suite without real workers, engines and downloads
+test-fast: install ## the tests without real workers, engines and downloads
 	@SECONDS=0; $(PY) -m pytest -m "not slow" --hypothesis-profile=fast $(TESTS); code=$$?; \
 	echo "test-fast took $$SECONDS s"; exit $$code
 
@@ -42,6 +42,6 @@ test-gpu: ## on a CUDA card: tests, PPO, memory, speed; writes benchmarks/result
 	@$(MAKE) --no-print-directory install DEVICE=cuda
 	@$(PY) benchmarks/gpu.py $(if $(PARTS),--parts $(PARTS))
 
-clean: ## removes .venv and caches; runs stay
+clean: ## remove .venv and caches, but no runs
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

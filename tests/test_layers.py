@@ -1,4 +1,4 @@
-"""Who may import whom: imports point downward, and each heavy library has its rooms."""
+"""Who may import whom: imports point downward, and each heavy library has its packages."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ LAYERS = {
     "process_memory": 0,
 }
 
-# Rooms, or the beginnings of file names in a room.
+# Packages, or the beginnings of file names in a package.
 HOMES = {
     "ray": {"cluster"},
     "deepspeed": {"engine/zero"},
@@ -51,7 +51,7 @@ HOMES = {
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 
-def room(path: Path) -> str:
+def package_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
@@ -68,11 +68,11 @@ def imports(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_point_downward_and_heavy_libraries_stay_in_their_rooms(path: Path) -> None:
+def test_imports_point_downward_and_heavy_libraries_stay_in_their_packages(path: Path) -> None:
     for name in imports(path):
         parts = name.split(".")
         if parts[0] == "rlhf_dist" and len(parts) > 1:
-            assert LAYERS[parts[1]] <= LAYERS[room(path)], f"{room(path)} imports {name}, which is above it"
+            assert LAYERS[parts[1]] <= LAYERS[package_of(path)], f"{package_of(path)} imports {name}, which is above it"
         if parts[0] in HOMES:
             place = path.relative_to(PACKAGE).as_posix()
             at_home = any(place.startswith(home if "/" in home else f"{home}/") for home in HOMES[parts[0]])
