@@ -155,13 +155,16 @@ def test_lora_needs_no_reference_and_reaches_the_engine_merged(place: Workspace)
         torch.testing.assert_close(tensor, adapted.state_dict()[name], rtol=0, atol=1e-6)
 
 
-def test_an_environments_turns_are_read_and_not_learned(place: Workspace) -> None:
+def test_an_environments_turns_are_read_and_not_learned_and_may_end_steps_that_are_scored(place: Workspace) -> None:
     (place.root / "world.py").write_text(
         "def reply(prompts, responses):\n    return [' is bad' if len(r) < 40 else None for r in responses]\n"
     )
     outcome = place.run(
         "ppo",
         "turns",
+        "reward.kind=process",
+        "reward.step_separator= bad",
+        "rewards.whole.model.path=runs/reward/model",
         "rollout.environment=world.py:reply",
         "rollout.max_turns=3",
         "rollout.max_turn_tokens=16",
@@ -175,7 +178,12 @@ def test_an_environments_turns_are_read_and_not_learned(place: Workspace) -> Non
     assert any(" is bad" in sample["response"] for sample in samples)
     for line in outcome.metrics:
         assert line["rollout/logprob_gap"] < 1e-4  # of sampled tokens alone; the others are not even told
+        assert line["reward/score_mean"] == pytest.approx(
+            line["reward/main_mean"] + line["reward/whole_mean"], rel=1e-4
+        )
     assert abs(outcome.metrics[0]["kl/sequence_mean"]) < 1e-3
+    # The same model twice: it scores what ends in " bad", and the end, or the end alone.
+    assert any(abs(line["reward/main_mean"] - line["reward/whole_mean"]) > 1e-3 for line in outcome.metrics)
 
 
 def test_dpo_learns_the_rankings_and_goes_on_after_a_resume(place: Workspace) -> None:
