@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from rlhf_dist.errors import ClusterError, UserError
+from rlhf_dist.jobs.arguments import add_eval_reward, add_judgements
 from rlhf_dist.labelling.arguments import add_label
 from rlhf_dist.main import JOBS, launch
 
@@ -41,7 +42,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_plan(commands)
     _add_export(commands)
     add_label(commands)
-    _add_judgements(commands)
+    add_judgements(commands)
+    add_eval_reward(commands)
     commands.add_parser(
         "completion",
         help="print the script for completion in bash",
@@ -88,37 +90,6 @@ def _add_export(commands: Any) -> None:
     export.add_argument("--trust-remote-code", action="store_true", help="allow code that comes with the model")
 
 
-def _add_judgements(commands: Any) -> None:
-    judgements = commands.add_parser(
-        "judgements",
-        help="show agreement between labellers, and ratings of the models they judged",
-        description="Shows how far labellers agree, their speed and bias, and Elo and Bradley-Terry ratings of the "
-        "models they judged; writes one ranking per prompt for the reward model. Judges that are not people are "
-        "compared with people.",
-    )
-    judgements.add_argument("judgements", nargs="+", metavar="FILE", help="files of judgements (.jsonl)")
-    judgements.add_argument(
-        "--candidates", action="append", default=[], metavar="FILE", help="candidates with known rankings (repeatable)"
-    )
-    judgements.add_argument("--rankings", type=Path, metavar="OUT", help="write one ranking per prompt (.jsonl)")
-    judgements.add_argument("--demonstrations", type=Path, metavar="OUT", help="write demonstrations for SFT (.jsonl)")
-    judgements.add_argument("--html", type=Path, metavar="OUT", help="write the tables as a web page")
-    judgements.add_argument("--json", type=Path, metavar="OUT", help="write all figures as JSON")
-    judgements.add_argument(
-        "--source",
-        action="append",
-        default=[],
-        choices=("person", "function", "model", "endpoint"),
-        help="whose judgements to write (repeatable; default: people's, or all if there are none)",
-    )
-    judgements.add_argument("--keep-flagged", action="store_true", help="write flagged prompts, too")
-    judgements.add_argument("--keep-calibration", action="store_true", help="write prompts with known rankings, too")
-    judgements.add_argument(
-        "--resamples", type=int, default=1000, metavar="N", help="bootstrap resamples (default 1000)"
-    )
-    judgements.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the bootstrap (default 0)")
-
-
 def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
     """The parser of each command."""
     return next(dict(action.choices) for action in parser._actions if isinstance(action, argparse._SubParsersAction))
@@ -147,6 +118,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 importlib.import_module("rlhf_dist.jobs.judgements").run(options)
             case "label":
                 importlib.import_module("rlhf_dist.labelling.command").run(options)
+            case "eval-reward":
+                importlib.import_module("rlhf_dist.jobs.eval_reward").run(options)
             case _:
                 print(importlib.import_module("rlhf_dist.controller.report").write_report(options.run))
     except (UserError, ClusterError) as error:

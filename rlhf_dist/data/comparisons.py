@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-_Row = tuple[ChatPrompt, list[str], list[int]]
+Row = tuple[ChatPrompt, list[str], list[int]]
+"""A prompt, its responses, and the rank of each: 1 is best, equal ranks are a tie."""
 
 
 def load_comparisons(
@@ -44,7 +45,7 @@ def load_comparisons(
         UserError: the data is missing, empty or malformed, a ranking is none, an example is too long, or every row is
             one tie.
     """
-    rows = [_read(record) for record in read_records(path, split)]
+    rows = [read_comparison(record) for record in read_records(path, split)]
     ranked = [row for row in rows if len(set(row[2])) > 1]
     if not ranked:
         raise UserError(f"{path}: all answers tie in every row, so there is no pair to train on")
@@ -52,7 +53,7 @@ def load_comparisons(
         _log.warning(
             "%s: %d of %d rows skipped, because all their answers tie", path, len(rows) - len(ranked), len(rows)
         )
-    return _tokenize(ranked, tokenizer, max_tokens, truncate)
+    return encode_comparisons(ranked, tokenizer, max_tokens, truncate)
 
 
 def is_ranking(ranks: list[int]) -> bool:
@@ -61,7 +62,8 @@ def is_ranking(ranks: list[int]) -> bool:
     return dense or all(rank == 1 + sum(other < rank for other in ranks) for rank in ranks)
 
 
-def _read(record: Record) -> _Row:
+def read_comparison(record: Record) -> Row:
+    """A row with `responses` and `ranking`. UserError where it is malformed."""
     prompt = read_prompt(record)
     responses, ranking = record.list("responses"), record.list("ranking")
     _check_items(record, "responses", responses, str, "a string")
@@ -84,7 +86,18 @@ def _check_items(record: Record, field: str, items: list[object], kind: type, ex
             raise record.error(f"entry {number} of {field!r} is {kind_of(item)}, expected {expected}")
 
 
-def _tokenize(rows: list[_Row], tokenizer: PreTrainedTokenizerBase, max_tokens: int, truncate: bool) -> Comparisons:
+def encode_comparisons(
+    rows: list[Row],
+    tokenizer: PreTrainedTokenizerBase,
+    max_tokens: int,
+    truncate: bool,
+    settings: tuple[str, str] = ("data.max_tokens=", "data.truncate=true"),
+) -> Comparisons:
+    """Rows as one ragged batch; the arguments behind them as of :func:`rlhf_dist.data.fit.fit`.
+
+    Raises:
+        UserError: a row is too long.
+    """
     prompts = [prompt for prompt, _, _ in rows]
     rendered, prompt_rows = encode_prompts(tokenizer, prompts)
     counts = [len(responses) for _, responses, _ in rows]
@@ -100,7 +113,7 @@ def _tokenize(rows: list[_Row], tokenizer: PreTrainedTokenizerBase, max_tokens: 
     per_row: list[int] = []
     for prompt, tokens, count in zip(prompts, prompt_rows, counts, strict=True):
         own = list(itertools.islice(remaining, count))
-        tokens, own = fit(prompt.record, tokens, own, max_tokens, truncate)
+        tokens, own = fit(prompt.record, tokens, own, max_tokens, truncate, settings)
         sequences += [tokens + answer for answer in own]
         prompt_counts += [len(tokens)] * count
         per_row.append(sum(len(tokens) + len(answer) for answer in own))

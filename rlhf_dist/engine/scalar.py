@@ -33,6 +33,11 @@ def _last_token_scores(runner: ForwardEngine, tokens: Tensor, lengths: Tensor) -
     return runner.forward_module(laid, torch.arange(lengths.numel()), lengths - 1)
 
 
+def _scores(runner: ForwardEngine, batch: Comparisons) -> Tensor:
+    """The scores of the answers of this worker's rows, flat, float32 on CPU."""
+    return runner.map(batch, batch.tokens_per_row, batch.answers, lambda micro: _answer_scores(runner, micro))
+
+
 def _answer_scores(runner: ForwardEngine, batch: Comparisons) -> Tensor:
     """The same for the answers of rankings ``[N]``."""
     lengths = batch.token_counts
@@ -99,6 +104,10 @@ class RewardEngine(RoleEngine):
         """This worker's rows' scores by response token, flat, float32: the output where :meth:`scored` says, else 0."""
         return self.runner.map(sequences, sequences.lengths, sequences.response_lengths, self._token_scores)
 
+    def scores(self, batch: Comparisons) -> Tensor:
+        """This worker's rows' scores, one for each answer, flat, float32: as training evaluates its own model."""
+        return _scores(self.runner, batch)
+
     def scored(self, sequences: Sequences) -> tuple[Tensor, Tensor]:
         """Which response tokens have a score: the last one of each.
 
@@ -145,12 +154,7 @@ class TrainedRewardEngine(TrainedRoleEngine):
 
     def scores(self, batch: Comparisons) -> Tensor:
         """This worker's rows' scores, one for each answer, flat, float32."""
-        return self.runner.map(
-            batch,
-            batch.tokens_per_row,
-            batch.answers,
-            lambda micro: _answer_scores(self.runner, micro),
-        )
+        return _scores(self.runner, batch)
 
     def sequence_scores(self, batch: Demonstrations) -> Tensor:
         """This worker's rows' scores of whole sequences, flat, float32."""

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.text import Text
 
 from rlhf_dist.durable import write_json_atomic, write_text_atomic
 from rlhf_dist.errors import UserError, one_line
+from rlhf_dist.jobs.outputs import check_outputs, console_for, guarded, written
 from rlhf_dist.labelling.candidates import Ranking, load_candidates
 from rlhf_dist.labelling.consensus import Choice, demonstrations_of, rankings_of
 from rlhf_dist.labelling.estimates import Bootstrap
@@ -21,8 +21,6 @@ from rlhf_dist.labelling.summary import summarize
 from rlhf_dist.labelling.summary_tables import consensus_notes, headline, summary_tables
 from rlhf_dist.labelling.tables import html_tables, print_tables
 from rlhf_dist.page import escaped, page
-
-WIDTH = 140  # columns of a plain text, where there is no terminal
 
 
 def run(options: argparse.Namespace) -> None:
@@ -40,34 +38,20 @@ def run(options: argparse.Namespace) -> None:
     summary = summarize(judgements, known, Bootstrap(options.resamples, options.seed))
     tables, notes = summary_tables(summary), _written(options, judgements, known)
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=WIDTH)
+    console = console_for()
     console.print(Text(headline(summary)))
     console.print()
     print_tables(tables, console)
     for note in notes:
         console.print(Text(note), soft_wrap=not console.is_terminal)
     if options.json:
-        _write(options.json, lambda path: write_json_atomic(path, summary.to_json()), console)
+        written(options.json, lambda path: write_json_atomic(path, summary.to_json()), console)
     if options.html:
         paragraphs = "".join(f'<p class="note">{escaped(note)}</p>' for note in notes)
         files = ", ".join(Path(file).name for file in options.judgements)
         head = f'<h1>Judgements</h1>\n<p class="lead">{escaped(one_line(files))}: {escaped(headline(summary))}</p>'
         body = f"{head}\n{html_tables(tables)}\n" + (f"<h2>Written</h2>{paragraphs}" if notes else "")
-        _write(options.html, lambda path: write_text_atomic(path, page("Judgements", body)), console)
-
-
-def check_outputs(outputs: Sequence[Path], inputs: Iterable[str]) -> None:
-    """Passes where each output can be written and is neither an input nor another output. UserError otherwise."""
-    read = {Path(file).resolve() for file in inputs}
-    for place, path in enumerate(outputs):
-        if path.resolve() in read:
-            raise UserError(f"{path} is read here, and would be overwritten: choose another file")
-        if path.resolve() in {other.resolve() for other in outputs[:place]}:
-            raise UserError(f"{path} is named for two outputs: choose another file for one")
-        if path.is_dir():
-            raise UserError(f"{path} is a directory, expected a file to write")
+        written(options.html, lambda path: write_text_atomic(path, page("Judgements", body)), console)
 
 
 def load_all(paths: Iterable[str]) -> list[Judgement]:
@@ -110,16 +94,4 @@ def _written(options: argparse.Namespace, judgements: Sequence[Judgement], known
 
 def _write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    _guarded(path, lambda path: write_text_atomic(path, text))
-
-
-def _write(path: Path, write: Any, console: Console) -> None:
-    _guarded(path, write)
-    console.print(Text(str(path)), soft_wrap=True)
-
-
-def _guarded(path: Path, write: Any) -> None:
-    try:
-        write(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from error
+    guarded(path, lambda path: write_text_atomic(path, text))

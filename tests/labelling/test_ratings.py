@@ -100,6 +100,7 @@ def test_a_tie_is_half_a_win_and_all_ties_make_all_equal() -> None:
     rows = [game(n, "a=b", {"a": "x", "b": "y"}) for n in range(6)]
     found = ratings(rows, QUICK)
     assert [row.bradley_terry.value for row in found.models] == pytest.approx([1000, 1000])
+    assert [row.win_rate.value for row in found.models] == [0.5, 0.5]
     (pair,) = found.pairs
     assert (pair.wins, pair.ties, pair.losses, pair.win_rate.value) == (0, 6, 0, 0.5)
 

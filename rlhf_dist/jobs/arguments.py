@@ -1,0 +1,81 @@
+"""The options of `rlhf-dist judgements` and `eval-reward`, apart from what these do, so that --help takes no time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rlhf_dist.config.schema.roles import DTYPES
+from rlhf_dist.device import DEVICES
+
+
+def add_judgements(commands: Any) -> None:
+    """Adds the command `judgements` to the commands of a parser."""
+    judgements = commands.add_parser(
+        "judgements",
+        help="show agreement between labellers, and ratings of the models they judged",
+        description="Shows how far labellers agree, their speed and bias, and Elo and Bradley-Terry ratings of the "
+        "models they judged; writes one ranking per prompt for the reward model. Judges that are not people are "
+        "compared with people.",
+    )
+    judgements.add_argument("judgements", nargs="+", metavar="FILE", help="files of judgements (.jsonl)")
+    judgements.add_argument(
+        "--candidates", action="append", default=[], metavar="FILE", help="candidates with known rankings (repeatable)"
+    )
+    judgements.add_argument("--rankings", type=Path, metavar="OUT", help="write one ranking per prompt (.jsonl)")
+    judgements.add_argument("--demonstrations", type=Path, metavar="OUT", help="write demonstrations for SFT (.jsonl)")
+    judgements.add_argument("--html", type=Path, metavar="OUT", help="write the tables as a web page")
+    judgements.add_argument("--json", type=Path, metavar="OUT", help="write all figures as JSON")
+    judgements.add_argument(
+        "--source",
+        action="append",
+        default=[],
+        choices=("person", "function", "model", "endpoint"),
+        help="whose judgements to write (repeatable; default: people's, or all if there are none)",
+    )
+    judgements.add_argument("--keep-flagged", action="store_true", help="write flagged prompts, too")
+    judgements.add_argument("--keep-calibration", action="store_true", help="write prompts with known rankings, too")
+    judgements.add_argument(
+        "--resamples", type=int, default=1000, metavar="N", help="bootstrap resamples (default 1000)"
+    )
+    judgements.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the bootstrap (default 0)")
+
+
+def add_eval_reward(commands: Any) -> None:
+    """Adds the command `eval-reward` to the commands of a parser."""
+    evaluate = commands.add_parser(
+        "eval-reward",
+        help="evaluate a reward model on preferences",
+        description="Scores ranked answers with a reward model: accuracy with intervals, by category and by margin, "
+        "calibration and length bias. Reads comparisons as `rlhf-dist reward` does, and rows with prompt, chosen and "
+        "rejected (RewardBench). Runs on one device of this machine.",
+    )
+    evaluate.add_argument("model", metavar="MODEL", help="reward model in Hugging Face format, such as runs/NAME/model")
+    evaluate.add_argument(
+        "--data", action="append", required=True, metavar="FILE", help=".jsonl, .parquet or hub name (repeatable)"
+    )
+    evaluate.add_argument("--split", default="train", metavar="NAME", help="split of a hub name (default train)")
+    evaluate.add_argument("--category", metavar="FIELD", help="field with the category (default: category or subset)")
+    evaluate.add_argument("--html", type=Path, metavar="OUT", help="write tables and curve as a web page")
+    evaluate.add_argument("--json", type=Path, metavar="OUT", help="write all figures as JSON")
+    evaluate.add_argument(
+        "--max-tokens",
+        type=int,
+        metavar="N",
+        help="limit of prompt and answer (default: as many as the model can read)",
+    )
+    evaluate.add_argument("--truncate", action="store_true", help="cut longer rows instead of refusing them")
+    evaluate.add_argument(
+        "--device", default="auto", choices=("auto", *DEVICES), help="device to run on (default auto)"
+    )
+    evaluate.add_argument("--dtype", default="auto", choices=DTYPES, help="data type of the computation (default auto)")
+    evaluate.add_argument(
+        "--micro-batch-tokens",
+        type=int,
+        default=16384,
+        metavar="N",
+        help="most tokens of a forward pass (default 16384)",
+    )
+    evaluate.add_argument("--resamples", type=int, default=1000, metavar="N", help="bootstrap resamples (default 1000)")
+    evaluate.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the bootstrap (default 0)")
+    evaluate.add_argument("--trust-remote-code", action="store_true", help="allow code that comes with the model")
