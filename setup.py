@@ -92,7 +92,10 @@ setup(
     ],
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["rlhf_dist", "rlhf_dist.*"]),
-    package_data={"rlhf_dist": ["py.typed", "page.css"], "rlhf_dist.labelling": ["questions.yaml", "page/*"]},
+    package_data={
+        "rlhf_dist": ["py.typed", "page.css", "page.js"],
+        "rlhf_dist.labelling": ["questions.yaml", "page/*"],
+    },
     entry_points={"console_scripts": ["rlhf-dist = rlhf_dist.__main__:main"]},
     install_requires=CORE,
     extras_require={

@@ -32,13 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
     for name, job in JOBS.items():  # for the list and the completion; main() hands their words on
         commands.add_parser(name, help=job.title).add_argument("--config")
-    report = commands.add_parser(
-        "report",
-        help="write a run's report.html again",
-        description="Writes runs/NAME/report.html: the curves, settings and samples of a run, on one page. Every run "
-        "writes it at its end.",
-    )
-    report.add_argument("run", type=Path, metavar="RUN", help="directory of the run, runs/NAME")
+    _add_report(commands)
     _add_plan(commands)
     _add_export(commands)
     add_label(commands)
@@ -51,6 +45,22 @@ def _parser() -> argparse.ArgumentParser:
         "this line into ~/.bashrc: source <(rlhf-dist completion)",
     )
     return parser
+
+
+def _add_report(commands: Any) -> None:
+    report = commands.add_parser(
+        "report",
+        help="write the report of a run, or of several on the same axes",
+        description="Of one run, writes runs/NAME/report.html. Of several, writes one page with their curves on the "
+        "same axes, runs that differ only in run.seed as a band, and what differs between the configurations.",
+    )
+    report.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run's directory, runs/NAME")
+    report.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="the page to write (runs/NAME/report.html of one run; runs-report.html of several)",
+    )
 
 
 def _add_plan(commands: Any) -> None:
@@ -121,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             case "eval-reward":
                 importlib.import_module("rlhf_dist.jobs.eval_reward").run(options)
             case _:
-                print(importlib.import_module("rlhf_dist.controller.report").write_report(options.run))
+                print(importlib.import_module("rlhf_dist.controller.comparison").report(options.runs, options.out))
     except (UserError, ClusterError) as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -88,3 +88,11 @@ def shaping(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _without(patterns: tuple[str, ...], values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if not any(fnmatchcase(name, key) for key in patterns)}
+
+
+def flat(node: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """The leaves of nested mappings, as of a config.yaml, by dotted name; ``prefix`` stands before each."""
+    found: dict[str, object] = {}
+    for name, child in node.items():
+        found |= flat(child, f"{prefix}{name}.") if isinstance(child, dict) else {prefix + name: child}
+    return found

@@ -1,20 +1,18 @@
-"""Curves of runs: as SVG for the report, coloured by its style sheet, and as one PNG for a page."""
+"""Curves of runs: which charts their metrics give, as lines for a report, and as one PNG for a page."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from rlhf_dist.controller.loaded_run import Rows
+from rlhf_dist.controller.plot import Line
 from rlhf_dist.controller.rundir import RunDir, read_jsonl
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-Row = Mapping[str, Any]
-Rows = Sequence[Row]
 
 
 @dataclass(frozen=True)
@@ -61,18 +59,11 @@ _README_KEYS = (
     "loss/sft", "loss/reward", "accuracy/pair", "reward/score_mean", "eval/judge_mean", "kl/sequence_mean"
 )  # fmt: skip
 _FEW_POINTS = 40  # fewer are drawn as they are, more with their running mean
+_SINGLE_POINTS = 12  # so few are marked one by one
 
-# Colours that nobody would choose: the report replaces each by a variable of its style sheet.
-_INK, _MUTED, _GRID, _SERIES = "#010101", "#020202", "#030303", ("#040404", "#050505", "#060606")
-_VARIABLES = {_INK: "--ink", _MUTED: "--muted", _GRID: "--line"} | {
-    colour: f"--c{number}" for number, colour in enumerate(_SERIES, start=1)
-}
-_LIGHT = {
-    _INK: "#1d2327",
-    _MUTED: "#5d6770",
-    _GRID: "#e2e5e8",
-    **dict(zip(_SERIES, ("#2563eb", "#d97706", "#059669"), strict=True)),
-}
+# Of the picture for a README, on white.
+_INK, _MUTED, _GRID = "#1d2327", "#5d6770", "#e2e5e8"
+_SERIES = ("#2563eb", "#d97706", "#059669")
 
 
 def charts_of(rows: Rows) -> list[Chart]:
@@ -100,22 +91,30 @@ def running_mean(values: Sequence[float], window: int) -> list[float]:
     return [(sums[b] - sums[a]) / (b - a) for a, b in edges]
 
 
-def chart_svg(chart: Chart, rows: Rows) -> str:
-    """The chart as an SVG element whose colours are the page's `--ink`, `--muted`, `--line`, `--c1`..."""
-    import matplotlib
-    from matplotlib.figure import Figure
+def chart_lines(chart: Chart, rows: Rows) -> list[Line]:
+    """The curves of a chart that a run has, many points as their running mean with the values behind it."""
+    drawn = [(label, *series(rows, key)) for key, label in chart.keys.items()]
+    return [
+        curve(label, number, steps, values)
+        for number, (label, steps, values) in enumerate(curve for curve in drawn if curve[1])
+    ]
 
-    settings = {"svg.fonttype": "none", "svg.hashsalt": chart.title + chart.unit, "font.size": 10}
-    with matplotlib.rc_context(settings):
-        figure = Figure(figsize=(4.4, 2.2), layout="constrained")
-        _draw(figure.add_subplot(), chart, rows)
-        out = io.StringIO()
-        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
-    svg = out.getvalue()
-    svg = svg[svg.index("<svg") :]
-    for colour, variable in _VARIABLES.items():
-        svg = svg.replace(colour, f"var({variable})")
-    return svg
+
+def curve(label: str, number: int, steps: Sequence[int], values: Sequence[float]) -> Line:
+    """One metric as a line of a chart. ``number`` decides its colour."""
+    if len(values) <= _FEW_POINTS:
+        return Line(label, number, steps, values, dots=len(values) <= _SINGLE_POINTS)
+    return Line(label, number, steps, smoothed(values), faint=values)
+
+
+def smoothed(values: Sequence[float]) -> Sequence[float]:
+    """The values themselves where they are few, else their running mean."""
+    return values if len(values) <= _FEW_POINTS else running_mean(values, smoothing_window(len(values)))
+
+
+def smoothing_window(count: int) -> int:
+    """Over how many neighbours the running mean of ``count`` values goes; 1 where they are drawn as they are."""
+    return 1 if count <= _FEW_POINTS else max(count // 20, 5)
 
 
 def save_curves_png(run_dirs: Sequence[Path], path: Path) -> None:
@@ -134,28 +133,28 @@ def save_curves_png(run_dirs: Sequence[Path], path: Path) -> None:
         figure = Figure(figsize=(4.0 * columns, 2.6 * lines), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
         for number, (name, chart, rows) in enumerate(panels, start=1):
             axes = figure.add_subplot(lines, columns, number)
-            _draw(axes, chart, rows, _LIGHT)
-            axes.set_title(f"{name}: {chart.title}", loc="left", fontsize=10, fontweight="bold", color=_LIGHT[_INK])
-            axes.set_ylabel(chart.unit, color=_LIGHT[_MUTED])
+            _draw(axes, chart, rows)
+            axes.set_title(f"{name}: {chart.title}", loc="left", fontsize=10, fontweight="bold", color=_INK)
+            axes.set_ylabel(chart.unit, color=_MUTED)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150, facecolor="white")
 
 
-def _draw(axes: Axes, chart: Chart, rows: Rows, colours: Mapping[str, str] | None = None) -> None:
-    """Draws the chart's curves; ``colours`` replaces the placeholders where no style sheet will."""
+def _draw(axes: Axes, chart: Chart, rows: Rows) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    of = dict(colours) if colours else {colour: colour for colour in _VARIABLES}
-    drawn = [(label, *series(rows, key)) for key, label in chart.keys.items()]
-    drawn = [curve for curve in drawn if curve[1]]
-    for placeholder, (label, steps, values) in zip(_SERIES, drawn, strict=False):
-        _draw_curve(axes, label, steps, values, of[placeholder])
+    drawn = chart_lines(chart, rows)
+    for colour, line in zip(_SERIES, drawn, strict=False):
+        if line.faint:
+            axes.plot(line.xs, line.faint, color=colour, linewidth=0.8, alpha=0.3)
+        marker = "o" if line.dots else None
+        axes.plot(line.xs, line.ys, color=colour, linewidth=1.7, label=line.label, marker=marker, markersize=3.5)
     if len(drawn) > 1:
-        axes.legend(frameon=False, labelcolor=of[_MUTED], fontsize=9, handlelength=1.2, borderaxespad=0.1)
+        axes.legend(frameon=False, labelcolor=_MUTED, fontsize=9, handlelength=1.2, borderaxespad=0.1)
     axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(of[_GRID])
-    axes.tick_params(colors=of[_MUTED], length=0, labelsize=9)
-    axes.grid(axis="y", color=of[_GRID], linewidth=0.8)
+    axes.spines["bottom"].set_color(_GRID)
+    axes.tick_params(colors=_MUTED, length=0, labelsize=9)
+    axes.grid(axis="y", color=_GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.locator_params(axis="y", nbins=5)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
@@ -163,12 +162,3 @@ def _draw(axes: Axes, chart: Chart, rows: Rows, colours: Mapping[str, str] | Non
     first, last = rows[0]["step"], rows[-1]["step"]
     room = max(0.02 * (last - first), 0.5 if last == first else 0.0)
     axes.set_xlim(first - room, last + room)
-
-
-def _draw_curve(axes: Axes, label: str, steps: list[int], values: list[float], colour: str) -> None:
-    if len(values) <= _FEW_POINTS:
-        marker = "o" if len(values) <= 12 else None
-        axes.plot(steps, values, color=colour, linewidth=1.6, label=label, marker=marker, markersize=3.5)
-        return
-    axes.plot(steps, values, color=colour, linewidth=0.8, alpha=0.3)
-    axes.plot(steps, running_mean(values, max(len(values) // 20, 5)), color=colour, linewidth=1.8, label=label)

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from rlhf_dist.config.diff import comparable, shaping
+from rlhf_dist.config.diff import comparable, flat, shaping
 from rlhf_dist.config.keys import named_sections, schema_keys
 from rlhf_dist.config.load import config_yaml
 from rlhf_dist.data.fingerprint import function_fingerprint, model_fingerprint, rows_fingerprints
@@ -47,7 +47,7 @@ def identity_of(config: Any, data: Any, device: str) -> Identity:
         data: what it reads, a dataclass whose fields hold rows.
         device: what `run.device` means here.
     """
-    everything = _flat(yaml.safe_load(config_yaml(config))) | {"run.device": device}
+    everything = flat(yaml.safe_load(config_yaml(config))) | {"run.device": device}
     content = {f"data, {name.replace('_', ' ')}": shown for name, shown in rows_fingerprints(data).items()}
     models: dict[str, str] = {}
     for name, value in everything.items():
@@ -116,11 +116,3 @@ def _shown(value: object) -> str:
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _flat(node: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    """The leaves of nested mappings by dotted name."""
-    found: dict[str, object] = {}
-    for name, child in node.items():
-        found |= _flat(child, f"{prefix}{name}.") if isinstance(child, dict) else {prefix + name: child}
-    return found

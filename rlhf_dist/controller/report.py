@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +11,23 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from rlhf_dist.controller.curves import Row, Rows, chart_svg, charts_of, save_curves_png, series
-from rlhf_dist.controller.rundir import RunDir, read_jsonl
+from rlhf_dist.controller.curves import chart_lines, charts_of, save_curves_png, series
+from rlhf_dist.controller.loaded_run import Row, Rows, load_run
+from rlhf_dist.controller.plot import number_text
+from rlhf_dist.controller.rundir import RunDir
+from rlhf_dist.controller.sections import (
+    MOST_PROMPTS,
+    chart_card,
+    curve_key,
+    prompt_line,
+    sample_side,
+    spread_out,
+    through_time,
+    warnings_section,
+)
 from rlhf_dist.controller.view import duration
+from rlhf_dist.controller.warning_signs import warning_signs
 from rlhf_dist.durable import write_text_atomic
-from rlhf_dist.errors import UserError
 from rlhf_dist.page import escaped, page
 
 __all__ = ["print_summary", "save_curves_png", "summary_rows", "write_report"]
@@ -34,7 +45,6 @@ _LABELS = {
     "score_bias": "bias (demonstrations score 0)",
 }
 _JOBS = {"loss/policy": "PPO", "loss/sft": "supervised fine-tuning", "loss/reward": "reward model", "loss/dpo": "DPO"}
-_MAX_SAMPLES = 12
 _COLOURS = 6  # of the style sheet's --c1.., before the grey for what is left
 
 
@@ -91,27 +101,30 @@ def print_summary(summary: Row, console: Console, *, title: str = "on held-out d
     console.print("  " + " · ".join(f"{name} {value}" for name, value in summary_facts(summary).items()))
 
 
-def write_report(run_dir: Path) -> Path:
-    """Writes `report.html` of a run, finished or not. Returns where it is.
+def write_report(run_dir: Path, out: Path | None = None) -> Path:
+    """Writes the report of a run, finished or not. Returns where it is.
+
+    Args:
+        run_dir: the run's directory.
+        out: the file to write; None: `report.html` in it.
 
     Raises:
         UserError: there is no run in ``run_dir``.
     """
-    run = RunDir(Path(run_dir))
-    if not run.config.exists() and not run.metrics.exists():
-        raise UserError(f"{run.root} is not a run: it has neither config.yaml nor metrics.jsonl")
-    rows = read_jsonl(run.metrics)
-    summary = json.loads(run.summary.read_text(encoding="utf-8")) if run.summary.exists() else None
+    loaded = load_run(run_dir)
+    run, rows, summary = loaded.directory, loaded.rows, loaded.summary
     sections = [
         _head(run, rows, summary),
+        warnings_section([("", sign) for sign in warning_signs(rows, summary)]),
         _summary(summary),
         _curves(rows),
-        _samples(read_jsonl(run.samples)),
+        _samples(loaded.samples),
         _phases(rows),
         _config(run),
     ]
-    write_text_atomic(run.report, page(run.name, "\n".join(filter(None, sections))))
-    return run.report
+    path = run.report if out is None else out
+    write_text_atomic(path, page(run.name, "\n".join(filter(None, sections)), "page.js"))
+    return path
 
 
 def _head(run: RunDir, rows: Rows, summary: Row | None) -> str:
@@ -147,11 +160,9 @@ def _curves(rows: Rows) -> str:
         return '<h2>Curves</h2>\n<p class="lead">No step has ended yet.</p>'
     cards = []
     for chart in charts_of(rows):
-        last = series(rows, next(iter(chart.keys)))[1][-1]
-        cards.append(
-            f'<div class="card chart"><h3>{escaped(chart.title)}<span>{last:.4g}</span></h3>'
-            f"<p>{escaped(chart.unit)}</p>{chart_svg(chart, rows)}</div>"
-        )
+        lines = chart_lines(chart, rows)
+        last = number_text((lines[0].faint or lines[0].ys)[-1])
+        cards.append(chart_card(chart.title, chart.unit, lines, last=last, key=curve_key(lines)))
     return '<h2>Curves</h2>\n<div class="grid">\n' + "\n".join(cards) + "\n</div>"
 
 
@@ -171,34 +182,37 @@ def _pairs(samples: Rows) -> list[tuple[Row, Row | None]]:
 def _samples(samples: Rows) -> str:
     if not samples:
         return ""
+    first, last = samples[0]["step"], samples[-1]["step"]
     pairs = _pairs(samples)
     if pairs:
-        cards = [_pair(before, after) for before, after in pairs[:_MAX_SAMPLES]]
-        heading = "Samples, before and after" if samples[-1]["step"] != samples[0]["step"] else "Samples"
+        between = _between(samples, first, last)
+        cards = [_pair(before, after, between) for before, after in pairs[:MOST_PROMPTS]]
+        heading = "Samples, before and after" if last != first else "Samples"
     else:
-        newest = [sample for sample in samples if sample["step"] == samples[-1]["step"]]
-        cards = [_pair(sample, None) for sample in newest[:_MAX_SAMPLES]]
+        newest = [sample for sample in samples if sample["step"] == last]
+        cards = [_pair(sample, None, {}) for sample in newest[:MOST_PROMPTS]]
         heading = "Samples of the last step"
     return f"<h2>{heading}</h2>\n" + "\n".join(cards)
 
 
-def _pair(before: Row, after: Row | None) -> str:
-    sides = "".join(_side(sample) for sample in (before, after) if sample is not None)
-    one = "" if after is not None else ' style="grid-template-columns: 1fr"'
-    prompt = f"<p><span>prompt</span>{escaped(before['prompt'])}</p>"
-    return f'<div class="card sample">{prompt}<div class="pair"{one}>{sides}</div></div>'
+def _between(samples: Rows, first: int, last: int) -> dict[int, list[Row]]:
+    """By the identity of each sample of the ``first`` step: those of the same prompt after it and before ``last``."""
+    found = {}
+    for rows in through_time(samples).values():
+        if rows[0]["step"] == first:
+            found[id(rows[0])] = [row for row in rows if first < row["step"] < last]
+    return found
 
 
-def _side(sample: Row) -> str:
-    figures = [
-        f"{name} <b>{sample[key]:.2f}</b>"
-        for key, name in (("score", "score"), ("kl", "KL"), ("judge", "judge"))
-        if sample.get(key) is not None
-    ]
-    cut = "" if sample["finished"] else ' <span class="cut">[cut at the length limit]</span>'
+def _pair(before: Row, after: Row | None, between: Mapping[int, Sequence[Row]]) -> str:
+    sides = "".join(sample_side(sample) for sample in (before, after) if sample is not None)
+    one = "" if after is not None else " one"
+    on_the_way = between.get(id(before), ())
+    steps = spread_out([row["step"] for row in on_the_way])
+    middle = "".join(sample_side(row) for row in on_the_way if row["step"] in steps)
+    details = f"<details><summary>{len(steps)} of the steps between</summary>{middle}</details>" if middle else ""
     return (
-        f"<div><small>step {sample['step']}</small>"
-        f'<div class="text">{escaped(sample["response"].strip())}{cut}</div><small>{" · ".join(figures)}</small></div>'
+        f'<div class="card sample">{prompt_line(before["prompt"])}<div class="pair{one}">{sides}</div>{details}</div>'
     )
 
 
@@ -239,6 +253,6 @@ def _phases(rows: Rows) -> str:
 def _config(run: RunDir) -> str:
     if not run.config.exists():
         return ""
-    text = escaped(run.config.read_text(encoding="utf-8"))
-    details = f"<details><summary>config.yaml</summary><pre>{text}</pre></details>"
+    config = escaped(run.config.read_text(encoding="utf-8"))
+    details = f"<details><summary>config.yaml</summary><pre>{config}</pre></details>"
     return f'<h2>Configuration</h2>\n<div class="card">{details}</div>'
