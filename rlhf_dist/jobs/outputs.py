@@ -10,7 +10,7 @@ from rich.text import Text
 
 from rlhf_dist.errors import UserError
 
-_WIDTH = 140  # columns of a plain text, where there is no terminal
+_WIDTH = 120  # columns of a plain text, where there is no terminal
 
 
 def console_for() -> Console:

@@ -1,4 +1,4 @@
-"""What should not decide a judgement, and may: the place at which an answer is shown, and its length."""
+"""Position bias and length bias: what should not decide a judgement, and may."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ class Bias:
 
 
 @dataclass(frozen=True)
-class PlaceWins:
-    """How the answers fare that are shown at one place.
+class PositionWins:
+    """How the answers fare that are shown at one position.
 
     Attributes:
         shown: how many answers are shown at a time.
-        place: from 1.
+        position: from 1.
         best: share of the judgements in which the answer there is the best; tied ones share it; 1 / shown is chance.
     """
 
     shown: int
-    place: int
+    position: int
     best: Estimate
 
 
@@ -68,8 +68,8 @@ def _share(preferences: Iterable[Preference], of: Callable[[Preference], bool], 
     return bootstrap.share(dict(sums))
 
 
-def wins_by_place(judgements: Iterable[Judgement], bootstrap: Bootstrap) -> list[PlaceWins]:
-    """For each number of answers that are shown at a time, how often the one at each place is the best."""
+def wins_by_position(judgements: Iterable[Judgement], bootstrap: Bootstrap) -> list[PositionWins]:
+    """For each number of answers that are shown at a time, how often the one at each position is the best."""
     sums: dict[tuple[int, int], dict[str, tuple[float, float]]] = defaultdict(lambda: defaultdict(lambda: (0.0, 0.0)))
     for judgement in judgements:
         shown = len(judgement.answers)
@@ -81,4 +81,4 @@ def wins_by_place(judgements: Iterable[Judgement], bootstrap: Bootstrap) -> list
             won, count = sums[shown, number][judgement.prompt.id]
             share = 1 / best if place[answer.id] == 0 else 0.0
             sums[shown, number][judgement.prompt.id] = (won + share, count + 1)
-    return [PlaceWins(*where, bootstrap.share(dict(found))) for where, found in sorted(sums.items())]
+    return [PositionWins(*where, bootstrap.share(dict(found))) for where, found in sorted(sums.items())]

@@ -17,7 +17,7 @@ from rlhf_dist.labelling.agreement import (
     with_known,
     with_people,
 )
-from rlhf_dist.labelling.bias import Bias, PlaceWins, biases, wins_by_place
+from rlhf_dist.labelling.bias import Bias, PositionWins, biases, wins_by_position
 from rlhf_dist.labelling.candidates import Ranking
 from rlhf_dist.labelling.estimates import CONFIDENCE, Bootstrap
 from rlhf_dist.labelling.judgements import Judgement
@@ -65,7 +65,7 @@ class Summary:
         known: each labeller with the known rankings.
         alphas: of ranks, preferences and questions.
         biases: of all labellers together, and each.
-        places: how answers fare by where they are shown.
+        positions: how answers fare by where they are shown.
         ratings: of the models; None where none were compared.
         answers: to questions, by model.
     """
@@ -80,7 +80,7 @@ class Summary:
     known: list[Agreement]
     alphas: list[Alpha]
     biases: list[Bias]
-    places: list[PlaceWins]
+    positions: list[PositionWins]
     ratings: Ratings | None
     answers: list[ModelAnswers]
 
@@ -110,7 +110,7 @@ def summarize(judgements: Sequence[Judgement], known: Mapping[str, Ranking], boo
         with_known(signs, known_signs(judgements, known), bootstrap),
         alphas(judgements, preferences, bootstrap),
         biases(preferences, bootstrap),
-        wins_by_place(judgements, bootstrap),
+        wins_by_position(judgements, bootstrap),
         ratings_of(preferences, bootstrap),
         answers_by_model(judgements, bootstrap),
     )

@@ -56,19 +56,20 @@ def _on_labellers(summary: Summary) -> Iterator[Table]:
         yield _alphas(summary)
     if summary.biases:
         yield _biases(summary)
-    if summary.places:
-        yield _places(summary)
+    if summary.positions:
+        yield _positions(summary)
 
 
 def _agreement(summary: Summary) -> Iterator[Table]:
+    pairs = _people_pairs(summary)
     if summary.people is not None:
         yield Table(
             "Agreement between people",
             "Agreement: of the pairs of answers that both order, the share that both order alike; 50% is chance. "
             "Tau-b: 1 is the same ranking, 0 chance, -1 the reverse; the mean over prompts.",
             (Column("labeller"), Column("with"), *_AGREE),
-            [_agreement_row(row) for row in [summary.people, *_people_pairs(summary)]],
-            _left(len(_people_pairs(summary, None))),
+            [_agreement_row(row) for row in ([summary.people] if len(pairs) > 1 else []) + pairs[:MOST_PAIRS]],
+            _left(len(pairs)),
         )
     if summary.judges:
         people = [] if summary.people is None else [summary.people]
@@ -88,9 +89,9 @@ def _agreement(summary: Summary) -> Iterator[Table]:
         )
 
 
-def _people_pairs(summary: Summary, most: int | None = MOST_PAIRS) -> Sequence[Agreement]:
+def _people_pairs(summary: Summary) -> list[Agreement]:
     people = {work.title for work in summary.work if work.source == "person"}
-    return [row for row in summary.labellers if row.one in people and row.other in people][:most]
+    return [row for row in summary.labellers if row.one in people and row.other in people]
 
 
 def _left(pairs: int) -> list[str]:
@@ -107,10 +108,10 @@ def _alphas(summary: Summary) -> Table:
         "1 is agreement, 0 is chance. Ranks count from 0 (best) to 1 (worst), tied ones in the middle. Ordinal for "
         "ranks, preferences and numbers, nominal for yes and no.",
         (
-            Column("of"),
+            Column("rating"),
             Column("level"),
             Column("labellers"),
-            Column("how many", "count"),
+            Column("number", "count"),
             Column("units", "count"),
             Column("alpha", "number", 0.0, (-1.0, 1.0)),
         ),
@@ -123,7 +124,7 @@ def _alphas(summary: Summary) -> Table:
 
 def _biases(summary: Summary) -> Table:
     return Table(
-        "Bias by place and length",
+        "Position and length bias",
         "Of the pairs that are ordered: how often the answer shown earlier wins, and how often the longer one (in "
         "characters); 50% is none. Longer answers may be better ones, too: length is a bias as far as they are not.",
         (
@@ -137,17 +138,17 @@ def _biases(summary: Summary) -> Table:
     )
 
 
-def _places(summary: Summary) -> Table:
+def _positions(summary: Summary) -> Table:
     return Table(
-        "Best answer by place",
-        "How often the answer shown at a place is the best of those shown; tied ones share it. 1 / answers is chance.",
+        "Best answer by position",
+        "How often the answer shown at a position is the best of those shown; tied ones share it. Chance: 1 / answers.",
         (
             Column("answers shown", "count"),
-            Column("place", "count"),
+            Column("position", "count"),
             Column("judgements", "count"),
             share("best", None),
         ),
-        [(row.shown, row.place, row.best.count, row.best) for row in summary.places],
+        [(row.shown, row.position, row.best.count, row.best) for row in summary.positions],
     )
 
 

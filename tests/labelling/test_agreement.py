@@ -24,7 +24,7 @@ from rlhf_dist.labelling.agreement import (
     with_known,
     with_people,
 )
-from rlhf_dist.labelling.bias import biases, wins_by_place
+from rlhf_dist.labelling.bias import biases, wins_by_position
 from rlhf_dist.labelling.estimates import Bootstrap
 from rlhf_dist.labelling.judgements import Judgement
 from rlhf_dist.labelling.preferences import Labeller, known_signs, preferences_of, signs_by_labeller
@@ -236,15 +236,15 @@ def test_a_labeller_who_takes_the_first_or_the_longest_is_found_out() -> None:
     (bias,) = biases(preferences_of(first), QUICK)
     assert bias.earlier.value == 1.0 and bias.earlier.low is not None and bias.earlier.low > 0.9
     assert bias.longer.low is not None and bias.longer.low < 0.5
-    assert [row.best.value for row in wins_by_place(first, QUICK)] == [1.0, 0.0, 0.0]
+    assert [row.best.value for row in wins_by_position(first, QUICK)] == [1.0, 0.0, 0.0]
     (bias,) = biases(preferences_of(longest), QUICK)
     assert bias.longer.value == 1.0
     assert bias.earlier.low is not None and bias.earlier.low < 0.5
 
 
 def test_an_answer_that_ties_for_the_best_has_a_share_of_it() -> None:
-    rows = wins_by_place([ranked("q", "ann", "a=b>c", "cab")], ONCE)
-    assert [(row.shown, row.place, row.best.value) for row in rows] == [(3, 1, 0.0), (3, 2, 0.5), (3, 3, 0.5)]
+    rows = wins_by_position([ranked("q", "ann", "a=b>c", "cab")], ONCE)
+    assert [(row.shown, row.position, row.best.value) for row in rows] == [(3, 1, 0.0), (3, 2, 0.5), (3, 3, 0.5)]
 
 
 def test_all_pairs_of_a_ranking_are_preferences() -> None:

@@ -60,7 +60,7 @@ def test_tables_page_json_and_rankings_come_of_one_command(
     shown, figures = capsys.readouterr().out, json.loads(outputs["all.json"].read_text())
     page = outputs["page.html"].read_text()
     headings = ("Labellers", "Agreement between people", "Agreement of judges with people", "Krippendorff's alpha")
-    headings += ("Agreement with the known rankings", "Bias by place and length", "Models", "Win rates")
+    headings += ("Agreement with the known rankings", "Position and length bias", "Models", "Win rates")
     for heading in headings:
         assert heading in shown and heading in page.replace("&#x27;", "'")
     assert figures["judgements"] == 36 and figures["prompts"] == 12
