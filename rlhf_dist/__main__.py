@@ -33,6 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, job in JOBS.items():  # for the list and the completion; main() hands their words on
         commands.add_parser(name, help=job.title).add_argument("--config")
     _add_report(commands)
+    _add_diff(commands)
     _add_plan(commands)
     _add_export(commands)
     add_label(commands)
@@ -54,12 +55,29 @@ def _add_report(commands: Any) -> None:
         description="Of one run, writes runs/NAME/report.html. Of several, writes one page with their curves on the "
         "same axes, runs that differ only in run.seed as a band, and what differs between the configurations.",
     )
-    report.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run's directory, runs/NAME")
+    report.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="directory of a run, runs/NAME")
     report.add_argument(
         "--out",
         type=Path,
         metavar="FILE",
         help="the page to write (runs/NAME/report.html of one run; runs-report.html of several)",
+    )
+
+
+def _add_diff(commands: Any) -> None:
+    diff = commands.add_parser(
+        "diff",
+        help="find the first step in which two runs part",
+        description="Shows the first step, phase and figure in which two runs differ by more than equal runs do, and "
+        "what differed before it: configuration, data, versions. Exit code 0 if the runs are equal, 1 if they part.",
+    )
+    diff.add_argument("first", type=Path, metavar="RUN_A", help="directory of a run, runs/NAME")
+    diff.add_argument("second", type=Path, metavar="RUN_B", help="directory of the other run")
+    diff.add_argument(
+        "--tolerance",
+        type=float,
+        metavar="X",
+        help="relative difference that counts as noise (default 1e-4, or 2e-2 for runs in bfloat16; 0: none does)",
     )
 
 
@@ -122,6 +140,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 parsers = _commands(_parser())
                 schemas = {name: job.schema for name, job in JOBS.items()} | {"plan": JOBS["ppo"].schema}
                 print(importlib.import_module("rlhf_dist.jobs.completion").completion_script(parsers, schemas))
+            case "diff":
+                code: int = importlib.import_module("rlhf_dist.controller.run_diff").run(options)
+                return code
             case "export":
                 importlib.import_module("rlhf_dist.jobs.export").run(options)
             case "judgements":

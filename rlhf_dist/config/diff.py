@@ -86,6 +86,11 @@ def shaping(values: Mapping[str, Any]) -> dict[str, Any]:
     return _without(FREE if falls else FREE + _LENGTH, values)
 
 
+def is_by_content(name: str) -> bool:
+    """Whether the value of a key only says where something lies: the result depends on what is there."""
+    return any(fnmatchcase(name, key) for key in _BY_CONTENT)
+
+
 def _without(patterns: tuple[str, ...], values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if not any(fnmatchcase(name, key) for key in patterns)}
 

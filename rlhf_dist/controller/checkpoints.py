@@ -141,6 +141,10 @@ class Checkpoints:
                 found[step] = path
         return [Checkpoint(step, path) for step, path in sorted(found.items())]
 
+    def folders(self) -> list[Path]:
+        """All that has the name of a checkpoint, whole or not, of the highest step first; nothing of it is read."""
+        return [path for _, path in self._named()]
+
     def newest(self) -> Checkpoint | None:
         """The whole checkpoint of the highest step, if there is one; older ones are not read."""
         return next((Checkpoint(step, path) for step, path in self._named() if self.damage(path) is None), None)

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rlhf_dist.config.diff import comparable
+from rlhf_dist.config.diff import comparable, is_by_content
 from rlhf_dist.controller.curves import charts_of, curve, series, smoothed
 from rlhf_dist.controller.loaded_run import Group, LoadedRun, Rows, groups_of, load_runs
 from rlhf_dist.controller.plot import Line, number_text
@@ -199,9 +199,8 @@ def _differences(groups: Sequence[Group]) -> str:
         return ""
     names = list(dict.fromkeys(name for config in configs for name in config))
     apart = [name for name in names if len({str(config.get(name, "–")) for config in configs}) > 1]
-    shaping = {name for config in configs for name in comparable({key: config.get(key) for key in apart})}
-    data = {name for name in apart if name.startswith(("data.", "pretrain.")) or name.endswith(".model.path")}
-    first = [name for name in apart if name in shaping | data]
+    shaping = comparable(dict.fromkeys(apart))
+    first = [name for name in apart if name in shaping or is_by_content(name)]
     rest = [name for name in apart if name not in first]
     parts = [_difference_table(groups, first) if first else "<p>Nothing that a result depends on.</p>"]
     if rest:

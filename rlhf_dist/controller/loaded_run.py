@@ -19,8 +19,10 @@ from rlhf_dist.errors import UserError
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
 
-#: In which of these keys runs may differ and still be one configuration with several seeds.
-OF_ONE_SEED = ("run.name", "run.dir", "run.seed", "run.resume", "run.resume_changed", "run.overwrite")
+#: Keys that say where a run lies and how it began: no two runs are told apart by them.
+OF_ONE_PLACE = ("run.name", "run.dir", "run.resume", "run.resume_changed", "run.overwrite")
+#: In these keys runs may differ and still be one configuration with several seeds.
+OF_ONE_SEED = (*OF_ONE_PLACE, "run.seed")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import rlhf_dist
-from rlhf_dist.controller.identity import IDENTITY_FILE
+from rlhf_dist.controller.identity import IDENTITY_FILE, library_versions
 from rlhf_dist.controller.lock import LockLost
 from rlhf_dist.controller.metrics import MetricsWriter
 from rlhf_dist.controller.saving import STATE_FILE, SavePolicy
@@ -184,7 +184,7 @@ class Loop:
             try:
                 self._write(checkpoints.begin(step).absolute())
                 self._context.start.lock.check()
-                path = checkpoints.commit(step, {"rlhf_dist": rlhf_dist.__version__, "job": self._context.start.kind})
+                path = checkpoints.commit(step, self._made_by())
             except LockLost:
                 raise
             except (RunError, OSError) as error:
@@ -198,6 +198,14 @@ class Loop:
             except OSError as error:
                 self._warn(f"old checkpoints in {checkpoints.folder} could not be removed: {error}")
         return path
+
+    def _made_by(self) -> dict[str, object]:
+        """What wrote a checkpoint, for its manifest."""
+        return {
+            "rlhf_dist": rlhf_dist.__version__,
+            "versions": library_versions(),
+            "job": self._context.start.kind,
+        }
 
     def _prune(self) -> None:
         checkpoints, best = self._context.directory.checkpoints, self._policy.best

@@ -5,6 +5,7 @@ The roles here only write a number; the same loop around real workers is in test
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -380,6 +381,8 @@ def test_every_checkpoint_says_what_it_was_made_with(stage: Stage) -> None:
     stage.go("run.save_every=2")
     for checkpoint in stage.run.checkpoints.whole():
         assert json.loads((checkpoint.path / "identity.json").read_text()) == {"values": {}, "content": {}}
+        made_by = json.loads((checkpoint.path / "manifest.json").read_text())["made_by"]
+        assert made_by["versions"]["torch"] == importlib.metadata.version("torch")
 
 
 BEST = ("run.save_every=1", "run.keep_checkpoints=1")
