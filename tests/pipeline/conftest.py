@@ -49,7 +49,7 @@ class Workspace:
 
     def command(self, job: str, name: str, *settings: str) -> list[str]:
         """The command line of a job on the tiny model and data."""
-        common = [f"run.name={name}", "run.overwrite=true", "run.device=cpu"]
+        common = [f"run.name={name}", "run.overwrite=true", "run.device=cpu", "run.tensorboard=false"]
         return [sys.executable, str(ROOT / f"launch/{job}_llama.py"), *common, *_TINY[job], *settings]
 
     def start(self, job: str, name: str, *settings: str) -> subprocess.Popen[str]:
@@ -83,6 +83,16 @@ class Workspace:
             raise
         assert process.returncode == expect, f"exit code {process.returncode}, expected {expect}:\n{output}"
         return Outcome(process.returncode, output, self.root / "runs" / name)
+
+
+def learned_without_a_critic(outcome: Outcome) -> None:
+    """Checks a PPO job whose estimator has none."""
+    assert not list((outcome.run / "logs").glob("critic-*"))
+    assert (outcome.run / "logs" / "actor-0.log").exists()
+    for line in outcome.metrics:
+        assert line["policy/grad_norm"] > 0
+        assert line["rollout/logprob_gap"] < 1e-4  # also where top-p narrowed the draw
+        assert "loss/value" not in line
 
 
 _TINY = {

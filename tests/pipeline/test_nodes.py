@@ -35,11 +35,10 @@ PPO = [
     "reward.model.path=null",
     "reward.function=score.py:short",
     "weights.verify_every=1",
-    "run.tensorboard=false",
 ]
 APART = ["actor.num_workers=2", "actor.strategy=strict_spread", "rollout.num_engines=2"]
 APART += ["rollout.strategy=strict_spread"]
-SFT = ["sft.max_steps=2", "run.tensorboard=false"]
+SFT = ["sft.max_steps=2"]
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +138,7 @@ def lines_of(place: Workspace, run: str) -> int:
 def test_workers_on_two_nodes_learn_the_same_and_prometheus_sees_it(
     place: Workspace, cluster: str, alone: Outcome
 ) -> None:
-    process = place.start("ppo", "apart", *PPO, *APART, "ppo.steps=40", f"cluster.address={cluster}")
+    process = place.start("ppo", "apart", *PPO, *APART, "ppo.steps=1000", f"cluster.address={cluster}")
     seen: dict[str, dict[tuple[str, ...], float]] = {}
     where: dict[str, str] = {}
     groups: dict[str, set[str]] = {}
@@ -153,7 +152,8 @@ def test_workers_on_two_nodes_learn_the_same_and_prometheus_sees_it(
         return seen.keys() == GAUGES.keys() and len(workers) == 7 and len(seen["rlhf_phase_seconds"]) >= 5
 
     eventually("gauges", all_there, 300, None, process)
-    outcome = place.finish(process, "apart", 0)
+    process.send_signal(signal.SIGTERM)
+    outcome = place.finish(process, "apart", 130)
 
     assert where["apart/actor-0"] != where["apart/actor-1"]
     assert where["apart/rollout-0"] != where["apart/rollout-1"]
@@ -162,11 +162,11 @@ def test_workers_on_two_nodes_learn_the_same_and_prometheus_sees_it(
     eventually("end of actors and placement groups", lambda: nothing_left("apart"), 30)
 
     metrics = outcome.run / "metrics.jsonl"
-    assert len(outcome.metrics) == 40
+    assert len(outcome.metrics) >= len(alone.metrics)
     metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[: len(alone.metrics)]))
     same_learning(outcome, alone)
 
-    assert 1 <= seen["rlhf_step"]["apart",] <= 40
+    assert 1 <= seen["rlhf_step"]["apart",] <= 1000
     assert seen["rlhf_kl_coef"]["apart",] == pytest.approx(0.1)
     assert seen["rlhf_reward_score_mean"]["apart",] < 0
     assert seen["rlhf_throughput_tokens_per_s"]["apart",] > 1

@@ -28,18 +28,12 @@ def separate(place: Workspace) -> Outcome:
     return place.run("ppo", "separate", *HF, *STEPS)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        ["placement=colocated", *TWO, "actor.zero_stage=3", "critic.zero_stage=3", "reference.zero_stage=3"],
-        ["placement=[[actor, rollout], [critic, reward, reference]]", "weights.transport=host", "actor.num_workers=2"],
-    ],
-    ids=["colocated", "groups"],
-)
-def test_roles_that_share_devices_learn_the_same(place: Workspace, separate: Outcome, settings: list[str]) -> None:
+def test_roles_that_share_devices_learn_the_same(place: Workspace, separate: Outcome) -> None:
     """The engines drop their weights while others are on the devices, and have them again for each evaluation, too:
-    also while only the critic learns, and no new ones come."""
-    outcome = place.run("ppo", "shared", *HF, *STEPS, *settings)
+    also while only the critic learns, and no new ones come. (All roles on the same ones: tests/simulated_npu.)"""
+    groups = ["placement=[[actor, rollout], [critic, reward, reference]]", "weights.transport=host"]
+    sharded = [f"{role}.zero_stage=3" for role in ("actor", "critic", "reference")]
+    outcome = place.run("ppo", "shared", *HF, *STEPS, *groups, *TWO, *sharded)
     same_learning(outcome, separate)
     assert outcome.summary["after"]["score_mean"] == pytest.approx(separate.summary["after"]["score_mean"], rel=1e-3)
 

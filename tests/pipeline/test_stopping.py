@@ -70,7 +70,7 @@ def _eventually(what: str, found: bool | object, terminal: Terminal) -> None:
 
 
 def test_a_terminal_that_closes_after_a_ctrl_c_leaves_a_checkpoint(place: Workspace) -> None:
-    terminal = Terminal(place.command("sft", "window", "sft.max_steps=100000", "run.tensorboard=false"), place.root)
+    terminal = Terminal(place.command("sft", "window", "sft.max_steps=100000"), place.root)
     place.started.append(terminal.job)  # type: ignore[arg-type]
     metrics = place.root / "runs/window/metrics.jsonl"
     _eventually("step", lambda: metrics.exists() and metrics.read_text().count("\n") >= 2, terminal)
