@@ -70,7 +70,8 @@ def _eventually(what: str, found: bool | object, terminal: Terminal) -> None:
 
 
 def test_a_terminal_that_closes_after_a_ctrl_c_leaves_a_checkpoint(place: Workspace) -> None:
-    terminal = Terminal(place.command("sft", "window", "sft.max_steps=100000"), place.root)
+    endless = ["sft.max_steps=100000"]  # else a quick machine is through before it is stopped
+    terminal = Terminal(place.command("sft", "window", *endless), place.root)
     place.started.append(terminal.job)  # type: ignore[arg-type]
     metrics = place.root / "runs/window/metrics.jsonl"
     _eventually("step", lambda: metrics.exists() and metrics.read_text().count("\n") >= 2, terminal)
@@ -91,7 +92,7 @@ def test_a_terminal_that_closes_after_a_ctrl_c_leaves_a_checkpoint(place: Worksp
     rows = (place.root / "data/sft.jsonl").read_text().splitlines(keepends=True)
     (place.root / "data/fewer.jsonl").write_text("".join(rows[:-1]))
     before = there()
-    changed = ["run.resume=auto", "run.overwrite=false", "run.seed=2", "data.path=data/fewer.jsonl"]
+    changed = ["run.resume=auto", "run.overwrite=false", "run.seed=2", "data.path=data/fewer.jsonl", *endless]
     outcome = place.run("sft", "window", *changed, expect=2)
     seed, train, held_out, last = outcome.output.splitlines()[-4:]
     since = f"changed since step-{done}: "
