@@ -6,6 +6,7 @@ job's module brought in, and with it the heavy libraries.
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import os
 import sys
@@ -18,10 +19,11 @@ from typing import Any
 from rlhf_dist.cluster.fork_server import ForkServer
 from rlhf_dist.config.load import load_config
 from rlhf_dist.config.resolve import cluster_address, resolve_dpo, resolve_ppo
-from rlhf_dist.config.schema import DPOConfig, PPOConfig, RewardModelConfig, SFTConfig
+from rlhf_dist.config.schema import ClusterConfig, DPOConfig, PPOConfig, RewardModelConfig, SFTConfig
 from rlhf_dist.config.validate import validate_dpo, validate_ppo, validate_reward, validate_sft
 from rlhf_dist.device import CPU, is_surely_cpu
 from rlhf_dist.errors import ClusterError, RunError, StoppedByUser, UserError
+from rlhf_dist.labelling.sample_request import sample_request
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def run(name: str, argv: Sequence[str]) -> Path:
     job = JOBS[name]
     config = job.complete(load_config(job.schema, argv, default_recipe(name)))
     job.validate(config)
-    with _fork_server(config) as forks:
+    with fork_server(config.cluster, config.run.device) as forks:
         run_job = importlib.import_module("rlhf_dist.jobs.run").run_job
         directory: Path = run_job(config, importlib.import_module(job.module).prepare, forks).root
     return directory
@@ -100,11 +102,27 @@ def launch(name: str, argv: Sequence[str]) -> int:
     return guarded(lambda: run(name, argv))
 
 
+def sample(options: argparse.Namespace) -> int:
+    """Samples answers for labellers (`rlhf-dist sample`). The exit code."""
+
+    def job() -> None:
+        request = sample_request(options)
+        with fork_server(request.cluster, request.device) as forks:
+            importlib.import_module("rlhf_dist.jobs.sample").run(request, forks)
+
+    return guarded(job, "the answers that were being written are lost, the same command goes on with the others")
+
+
 @contextmanager
-def _fork_server(config: Any) -> Iterator[ForkServer | None]:
-    """Begins to import the workers' libraries beside our own, where the run will start a cluster on a CPU."""
-    starts_one = cluster_address(config.cluster) is None
-    if not (config.cluster.fork_workers and starts_one and is_surely_cpu(config.run.device)):
+def fork_server(cluster: ClusterConfig, device: str) -> Iterator[ForkServer | None]:
+    """Begins to import the workers' libraries beside our own, where the job will start a cluster on a CPU.
+
+    Args:
+        cluster: the section.
+        device: `run.device`.
+    """
+    starts_one = cluster_address(cluster) is None
+    if not (cluster.fork_workers and starts_one and is_surely_cpu(device)):
         yield None
         return
     forks = ForkServer(CPU.worker_env(os.cpu_count() or 1))
@@ -114,8 +132,13 @@ def _fork_server(config: Any) -> Iterator[ForkServer | None]:
         forks.close()
 
 
-def guarded(job: Callable[[], object]) -> int:
-    """Runs ``job``; whatever a user can do something about becomes one line and its exit code."""
+def guarded(job: Callable[[], object], lost: str = "the steps since the last checkpoint are lost") -> int:
+    """Runs ``job``; whatever a user can do something about becomes one line and its exit code.
+
+    Args:
+        job: what is run.
+        lost: what is said to be gone, where the user ends it without waiting.
+    """
     try:
         job()
         sys.stdout.flush()
@@ -129,6 +152,6 @@ def guarded(job: Callable[[], object]) -> int:
         print(f"error: {error}" + (f"\n{error.detail}" if error.detail else ""), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("stopped at once: the steps since the last checkpoint are lost", file=sys.stderr)
+        print(f"stopped at once: {lost}", file=sys.stderr)
         return StoppedByUser.exit_code
     return 0

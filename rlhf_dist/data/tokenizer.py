@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf_dist.config.paths import check_model_path
+from rlhf_dist.config.paths import check_model_path, read_json
 from rlhf_dist.data.hub import from_hub, hub_reachable
 from rlhf_dist.errors import UserError
 
@@ -58,3 +58,15 @@ def _load(path: str, trust_remote_code: bool, local: bool, online: bool) -> PreT
             f"there is no directory {path}, and it cannot be looked up on the Hugging Face hub: the hub cannot "
             "be reached and the local cache does not hold it"
         ) from error
+
+
+def stop_tokens(path: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Token ids that end an answer: the tokenizer's end-of-sequence token, and those of generation_config.json.
+
+    Args:
+        path: of the model; of a hub name, only the tokenizer's is known.
+        tokenizer: the model's.
+    """
+    named = (read_json(Path(path) / "generation_config.json") or {}).get("eos_token_id")
+    others = named if isinstance(named, list) else [] if named is None else [named]
+    return list(dict.fromkeys([tokenizer.eos_token_id, *others]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 
 from transformers import PreTrainedTokenizerBase
@@ -16,7 +15,7 @@ from rlhf_dist.cluster.roles import Actor, AdapterOff, Critic, Reference, Reward
 from rlhf_dist.cluster.weight_sync import WeightSync
 from rlhf_dist.config.resolve import reward_sources, unsharded_alone, uses_model
 from rlhf_dist.config.roles import ACTOR, CRITIC, REFERENCE, ROLLOUT, job_roles, reward_role
-from rlhf_dist.config.schema import ModelRoleConfig, PPOAlgoConfig, PPOConfig, RewardSourceConfig, RolloutConfig
+from rlhf_dist.config.schema import ModelRoleConfig, PPOAlgoConfig, PPOConfig, RewardSourceConfig
 from rlhf_dist.controller.parity import TOLERANCES
 from rlhf_dist.controller.ppo import PPO, PPORoles, RewardSource
 from rlhf_dist.controller.ppo_trainer import PPOData, PPOTrainer
@@ -28,24 +27,18 @@ from rlhf_dist.data.functions import load_function
 from rlhf_dist.data.prompts import load_prompts
 from rlhf_dist.data.tokenizer import load_tokenizer
 from rlhf_dist.device import Device
-from rlhf_dist.engine.choose import TRANSFORMERS, libraries_of
+from rlhf_dist.engine.choose import libraries_of
 from rlhf_dist.engine.function_reward import FunctionScorer
 from rlhf_dist.engine.http_reward import HTTPScorer
 from rlhf_dist.engine.policy import ActorEngine, ReferenceEngine
 from rlhf_dist.engine.process_reward import ProcessRewardEngine
 from rlhf_dist.engine.scalar import CriticEngine, RewardEngine
 from rlhf_dist.engine.text_reward import TextReward, TextScorer
-from rlhf_dist.errors import UserError
 from rlhf_dist.jobs.datasets import pretraining_text
+from rlhf_dist.jobs.engines import engine_variables, rollout_engines, with_reachable_cache
 from rlhf_dist.jobs.run import Prepared
 from rlhf_dist.plan.batch_limits import batch_limits
-from rlhf_dist.plan.facts import cache_elements
 from rlhf_dist.plan.pools import job_pools
-from rlhf_dist.rollout.hf_engine import HFEngine
-from rlhf_dist.rollout.sampling import engine_seed
-from rlhf_dist.rollout.vllm_engine import VLLMEngine, engine_env
-
-VLLM = ("vllm.entrypoints.llm",)
 
 
 def prepare(config: PPOConfig, device: Device) -> Prepared:
@@ -127,8 +120,10 @@ def _ppo_roles(config: PPOConfig, context: RunContext, device: Device, stop_toke
         return group
 
     # The engines come first: where devices are shared, vLLM takes its measure of an empty one.
-    rollout = context.group(ROLLOUT, engine_env(device) if config.rollout.backend == "vllm" else {})
-    making.append(_rollout_engines(config, rollout, context.placement.beside(ROLLOUT), stop_tokens))
+    rollout = context.group(ROLLOUT, engine_variables(config.rollout, device))
+    sampling = with_reachable_cache(config.rollout, config.actor.model, batch_limits(config), rollout.device)
+    colocated = context.placement.beside(ROLLOUT)
+    making.append(rollout_engines(sampling, config.actor.model, rollout, colocated, stop_tokens, config.run.seed))
     policy = Actor(modelled(ACTOR, ActorEngine, config.actor, temperature, total))
     critic = Critic(modelled(CRITIC, CriticEngine, config.critic, total)) if CRITIC in present else None
     reference: Reference | AdapterOff = (
@@ -176,29 +171,3 @@ def _text_scorer(source: RewardSourceConfig, token: str | None) -> TextScorer:
         return FunctionScorer(source.function, source.function_timeout_s)
     assert source.endpoint is not None, "checked by validate"
     return HTTPScorer(source.endpoint, source.endpoint_timeout_s, source.endpoint_retries, token)
-
-
-def _with_reachable_cache(config: PPOConfig, device: Device) -> RolloutConfig:
-    """The section `rollout`, whose cache on a CPU is no larger than the job's sequences can fill."""
-    rollout, model = config.rollout, config.actor.model
-    if device.is_accelerator or rollout.backend != "vllm":
-        return rollout
-    per_token = cache_elements(model.path, model.trust_remote_code) * device.dtype(rollout.dtype).itemsize
-    return replace(
-        rollout, memory_gib=min(rollout.memory_gib, batch_limits(config).cache_bytes(rollout, per_token) / 2**30)
-    )
-
-
-def _rollout_engines(
-    config: PPOConfig, group: WorkerGroup, colocated_roles: int, stop_tokens: list[int]
-) -> Construction:
-    arguments = (config.actor.model, _with_reachable_cache(config, group.device), group.device, stop_tokens)
-    match config.rollout.backend:
-        case "vllm":
-            engine = partial(VLLMEngine, colocated_roles=colocated_roles)
-            seed = config.run.seed
-            return Construction(group, engine, lambda rank: (*arguments, engine_seed(seed, rank)), False, VLLM)
-        case "hf":
-            return Construction(group, HFEngine, lambda _: arguments, False, TRANSFORMERS)
-        case other:
-            raise UserError(f"rollout.backend={other!r}: expected vllm or hf")

@@ -45,21 +45,25 @@ class LineLog:
         """What stands in the file. UserError where a line is no object."""
         return read_records(str(self.path), "train", growing=True)
 
-    def append(self, row: Mapping[str, Any]) -> None:
-        """Writes a line, and brings it to the disk.
+    def append(self, *rows: Mapping[str, Any]) -> None:
+        """Writes a line for each row, and brings them to the disk.
 
         Raises:
-            OSError: the disk is full, or gone; nothing of the line is in the file then.
+            OSError: the disk is full, or gone; nothing of the rows is in the file then.
         """
         size = self._size()
-        line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
+        lines = b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
         try:
-            while line:
-                line = line[self._file.write(line) :]
+            while lines:
+                lines = lines[self._file.write(lines) :]
             os.fsync(self._file.fileno())
         except OSError:
             os.ftruncate(self._file.fileno(), size)
             raise
+
+    def clear(self) -> None:
+        """Empties the file."""
+        os.ftruncate(self._file.fileno(), 0)
 
     def close(self) -> None:
         """Gives the file free for other processes."""

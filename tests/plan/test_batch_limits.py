@@ -10,7 +10,7 @@ import pytest
 from rlhf_dist.config.resolve import train_engine_of, unsharded_alone
 from rlhf_dist.config.schema import ModelConfig, PPOConfig, SFTConfig, TrainedRoleConfig
 from rlhf_dist.device import CPU, CUDA
-from rlhf_dist.jobs.ppo import _with_reachable_cache
+from rlhf_dist.jobs.engines import with_reachable_cache
 from rlhf_dist.plan.batch_limits import BatchLimits, batch_limits
 from rlhf_dist.plan.check import make_plan
 from rlhf_dist.plan.facts import policy_facts
@@ -143,8 +143,9 @@ def test_the_plan_of_a_small_job_of_135m_by_hand(smollm2: str) -> None:
     assert 192 * 1.34e6 < actor.activations < 192 * 1.34e6 + 2 * head + 2 * 64 * 49152 * 4
     assert critic.resting == critic.total - critic.freed - critic.activations - critic.buffers - critic.fragmentation
     assert (actor.freed, critic.freed) == (0, critic.weights)  # ZeRO-3 keeps its gradients between steps
-    assert _with_reachable_cache(job, CPU).memory_gib == 64 / 1024  # as the engines are started
-    assert _with_reachable_cache(job, CUDA) is job.rollout
+    arguments = job.rollout, job.actor.model, batch_limits(job)
+    assert with_reachable_cache(*arguments, CPU).memory_gib == 64 / 1024  # as the engines are started
+    assert with_reachable_cache(*arguments, CUDA) is job.rollout
     at_rest = 2 * actor.resting + critic.resting + plan.footprints["reference"].resting + 2 * engine.resting
     at_work = max(2 * (actor.total - actor.resting), critic.total - critic.resting)
     assert plan.loads[0].total == at_rest + at_work + TEXT_REWARD_BYTES + DRIVER_BYTES + RAY_BYTES

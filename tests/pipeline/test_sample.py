@@ -1,0 +1,44 @@
+"""`rlhf-dist sample` on real Ray and vLLM: two models one after the other, ended in between, gone on with."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from rlhf_dist.labelling.candidates import load_candidates
+from tests.pipeline.conftest import Workplace
+from tests.tiny import write_data, write_model
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+def test_two_models_answer_and_what_is_lost_is_sampled_again_alike(tmp_path: Path) -> None:
+    place = Workplace(tmp_path)
+    write_model(tmp_path / "old", seed=0)
+    run = tmp_path / "runs/new"
+    write_model(run / "model", seed=1)
+    (run / "config.yaml").touch()
+    (run / "summary.json").write_text("{}")
+    (run / "metrics.jsonl").write_text('{"step": 8}\n{"step": 9}\n')
+    write_data(tmp_path / "data")
+    command = [sys.executable, "-m", "rlhf_dist", "sample", "--model", "old", "--model", "runs/new/model"]
+    command += ["--prompts", "data/prompts.jsonl", "--limit", "24", "--out", "c.jsonl", "--device", "cpu"]
+    command += ["--k", "3", "--max-tokens", "12", "--batch", "32"]
+    first = place.finish(place.launch(command), "", 0)
+    assert "old: 16 of 24 prompts\n" in first.output and "new: 24 of 24 prompts\n" in first.output
+    rows = load_candidates(str(tmp_path / "c.jsonl"))
+    assert [len(row.answers) for row in rows] == [3] * 24
+    answers = [answer for row in rows for answer in row.answers]
+    assert {(answer.model, answer.details["weight_version"]) for answer in answers} == {("old", None), ("new", 9)}
+    assert len({answer.text for answer in answers}) > 60, "samples share their random numbers"
+
+    out = tmp_path / "c.jsonl"
+    whole = out.read_bytes().splitlines(keepends=True)
+    out.write_bytes(b"".join(whole[:20]) + whole[20][:40])
+    second = place.finish(place.launch(command), "", 0)
+    assert "old: " not in second.output and "new: 24 of 24 prompts\n" in second.output
+    assert [json.loads(line) for line in out.read_bytes().splitlines()] == [json.loads(line) for line in whole]
+    assert not (tmp_path / "c.logs").exists()
