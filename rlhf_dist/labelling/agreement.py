@@ -179,7 +179,7 @@ def rated_ranks(judgements: Iterable[Judgement]) -> dict[Labeller, dict[Unit, fl
     """
     rankings: dict[str, dict[Labeller, tuple[frozenset[AnswerKey], dict[AnswerKey, float]]]] = defaultdict(dict)
     for judgement in judgements:
-        if judgement.ranking and not judgement.skipped and judgement.task != "compare":
+        if len(judgement.answers) > 1 and judgement.ranking and judgement.task != "compare":
             ranks = _ranks(judgement)
             rankings[judgement.prompt.id][labeller_of(judgement)] = (frozenset(ranks), ranks)
     rated: dict[Labeller, dict[Unit, float]] = defaultdict(dict)

@@ -20,7 +20,7 @@ from rlhf_dist.labelling.preferences import Preference, key_of, labeller_of
 CENTRE = 1000.0  # mean rating of the models that are rated together
 SCALE = 400.0  # so many points more are odds of 10 to 1
 ELO_STEP = 16.0  # K: how far one comparison may move a rating
-ELO_ORDERS = 4  # random orders of the comparisons whose ratings are averaged
+ELO_ORDERS = 2  # random orders of the comparisons whose ratings are averaged
 _TOLERANCE, _LIMIT = 1e-9, 100_000
 
 WON, TIED, LOST = (evalica.Winner.X, evalica.Winner.Draw, evalica.Winner.Y)

@@ -115,6 +115,11 @@ def test_alpha_is_that_of_krippendorffs_own_example() -> None:
     assert found["ordinal"].alpha.value == pytest.approx(0.815, abs=5e-4)  # type: ignore[union-attr]
 
 
+def test_an_answer_that_was_shown_alone_has_no_rank() -> None:
+    alone = [ranked(f"q{n}", who, "a", task="rate") for n in range(6) for who in ("ann", "bob")]
+    assert rated_ranks(alone) == {} and alphas(alone, preferences_of(alone), QUICK) == []
+
+
 def test_alpha_without_variation_in_a_resample_has_no_value() -> None:
     assert np.isnan(_alpha_of(np.array([[4.0, 0.0], [0.0, 0.0]]), "nominal"))
 

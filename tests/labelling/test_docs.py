@@ -26,6 +26,8 @@ def test_the_example_of_the_page_gives_what_the_page_shows(
     for file in (ROOT / "docs" / "examples").glob("*.jsonl"):
         shutil.copy(file, tmp_path)
     monkeypatch.chdir(tmp_path)
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):  # any of them makes rich see a terminal
+        monkeypatch.delenv(name, raising=False)
     assert main(shlex.split(block[1])) == 0
     shown = "".join(line.rstrip() + "\n" for line in capsys.readouterr().out.splitlines())
     assert block[2] == shown

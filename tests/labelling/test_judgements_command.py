@@ -125,6 +125,34 @@ def test_a_judgement_in_two_files_counts_once(
     assert capsys.readouterr().out.startswith("24 judgements of 12 prompts by 2 labellers")
 
 
+def test_whatever_was_judged_has_its_tables_and_no_others(
+    tmp_path: Path, people: list[Judgement], capsys: pytest.CaptureFixture[str]
+) -> None:
+    demonstrated = replace(people[0], task="demonstrate", ranking=(), answers=(), demonstration="x")
+    cases = {
+        "one judgement": ([people[0]], {"Labellers", "Position and length bias", "Models"}),
+        "skipped": ([replace(people[0], ranking=(), skipped="no")], {"Labellers"}),
+        "demonstrated": ([demonstrated], {"Labellers"}),
+        "one person and one judge": (
+            [people[0], replace(people[0], id="j", labeller="j", source="function")],
+            {
+                "Labellers",
+                "Agreement of judges with people",
+                "Krippendorff's alpha",
+                "Position and length bias",
+                "Models",
+            },
+        ),
+    }
+    titles = {"Labellers", "Position and length bias", "Models", "Agreement between people", "Krippendorff's alpha"}
+    titles |= {"Agreement of judges with people", "Agreement with the known rankings"}
+    for name, (judgements, expected) in cases.items():
+        file, page = write(tmp_path / f"{name}.jsonl", judgements), tmp_path / "page.html"
+        assert main(["judgements", str(file), "--html", str(page), "--json", str(tmp_path / "all.json"), *FEW]) == 0
+        lines = set(capsys.readouterr().out.splitlines())
+        assert lines & titles == expected, name
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
