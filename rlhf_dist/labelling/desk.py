@@ -78,6 +78,7 @@ class Desk:
         self.task, self.questions, self.clock = task, tuple(questions), clock
         self.assignments = Assignments(items, labellers, rules)
         self.standing: dict[str, Judgement] = {}  # what holds, by its assignment
+        self.saved = 0  # judgements since the start
         self._log = JudgementLog(out)
         try:
             self._assigned = LineLog(out.with_suffix(".assignments.jsonl"))
@@ -153,6 +154,7 @@ class Desk:
         if not self._log.append(judgement):
             raise AlreadyJudged
         self._take_note(assignment, judgement)
+        self.saved += 1
         return True
 
     def history(self, labeller: str) -> list[str]:

@@ -85,6 +85,7 @@ class _Api:
     def __init__(self, site: Site) -> None:
         self.site, self.desk = site, site.desk
         self.names = self.desk.assignments.labellers
+        self._overview: tuple[int, dict[str, Any]] | None = None  # as of so many judgements
 
     async def join(self, request: web.Request) -> web.Response:
         """Takes the token of a link, and gives it to the browser as a cookie that no script can read."""
@@ -150,7 +151,9 @@ class _Api:
         """What the operator sees."""
         if self._holder(request, [OPERATOR]) is None:
             return refusal("Open the operator's link again.", 401)
-        return web.json_response(overview(self.desk, self.site.known))
+        if self._overview is None or self._overview[0] != self.desk.saved:
+            self._overview = self.desk.saved, overview(self.desk, self.site.known)
+        return web.json_response(self._overview[1])
 
     def _cookie(self, operator: bool) -> str:
         return f"rlhf-{'operator' if operator else 'label'}-{self.site.links.mark}"

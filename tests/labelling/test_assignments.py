@@ -121,6 +121,14 @@ def test_what_is_in_hand_stays_there_until_the_lease_is_over_then_it_goes_to_ano
     assert desk.choose("ann", LEASE_S + 2) is None
 
 
+def test_what_another_has_judged_meanwhile_does_not_come_back() -> None:
+    desk = only(1, "ann", "bob")
+    mine = hand_out(desk, "ann", 0)
+    hand_out(desk, "bob", LEASE_S + 1)
+    desk.judged("bob", mine.item, skipped=False)
+    assert desk.current("ann", 9 * LEASE_S) is None and desk.choose("ann", 9 * LEASE_S) is None
+
+
 def test_a_labeller_at_work_keeps_what_is_in_hand() -> None:
     desk = only(1, "ann", "bob")
     hand_out(desk, "ann", 0)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import re
 import signal
 import socket
 import stat
@@ -22,45 +20,12 @@ import pytest
 
 from rlhf_dist.__main__ import main
 from rlhf_dist.labelling.judgements import load_judgements
-
-ROOT = Path(__file__).resolve().parents[2]
-LINK = re.compile(r"^  (\S+) +(http://\S+/)(?:operator)?#(\S+)$")
-START_S = 30.0
-
-
-class Server:
-    """The command, started, with the links that it printed."""
-
-    def __init__(self, *words: str) -> None:
-        command = [sys.executable, "-m", "rlhf_dist", "label", *words]
-        self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
-        self.said = []
-        for line in self.process.stdout:
-            self.said.append(line.rstrip("\n"))
-            if "Ctrl-C" in line:
-                break
-        found = [match.groups() for match in map(LINK.match, self.said) if match]
-        self.address = found[0][1] if found else ""
-        self.tokens = {name: token for name, _, token in found}
-
-    def stop(self, number: signal.Signals = signal.SIGINT) -> tuple[int, str, str]:
-        self.process.send_signal(number)
-        out, err = self.process.communicate(timeout=START_S)
-        return self.process.returncode, out, err
+from tests.labelling.serving import ROOT, START_S, Server, write
 
 
 @pytest.fixture
 def candidates(tmp_path: Path) -> Path:
     return write(tmp_path / "candidates.jsonl", 6)
-
-
-def write(path: Path, count: int) -> Path:
-    rows = [
-        {"prompt": f"prompt {n}", "answers": [{"text": f"{n} {x}", "model": x} for x in "abc"]} for n in range(count)
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 @pytest.fixture

@@ -334,6 +334,7 @@ def test_a_full_disk_is_said_and_the_judgement_is_kept_when_there_is_room(
 
 def test_the_operator_sees_progress_agreement_and_remarks(run: Callable[..., World]) -> None:
     async def test(world: World, ann: Any, bob: Any, operator: Any) -> None:
+        assert (await (await operator.get("/api/overview")).json())["done"] == 0
         for _ in range(4):
             await judge(ann, note="<b>bold</b>", seconds=10)
         shown = (await (await bob.get("/api/task")).json())["sheet"]

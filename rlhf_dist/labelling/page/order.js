@@ -36,15 +36,16 @@ export class Order {
   insert(letter, rank) {
     const target = this.groups[rank];
     if (target?.length === 1 && target[0] === letter) return;
-    const before = target ? { group: target } : null;
     this.remove(letter);
-    const place = before ? this.groups.indexOf(before.group) : this.groups.length;
-    this.groups.splice(place < 0 ? rank : place, 0, [letter]);
+    const place = target ? this.groups.indexOf(target) : this.groups.length;
+    this.groups.splice(place, 0, [letter]);
   }
 
   remove(letter) {
-    this.groups = this.groups.map((group) => group.filter((other) => other !== letter));
-    this.groups = this.groups.filter((group) => group.length);
+    const group = this.groups[this.rankOf(letter)];
+    if (!group) return;
+    group.splice(group.indexOf(letter), 1);
+    this.groups = this.groups.filter((other) => other.length);
   }
 
   /** One step up (-1) or down (1): out of a tie, or into the next one. */
