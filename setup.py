@@ -105,6 +105,8 @@ setup(
         # Flash attention for transformers without compiling: the kernel itself comes from the hub when a model is first
         # loaded (bounds as in transformers' own extra).
         "flash": ["kernels>=0.17,<0.18"],
+        # Of run.wandb, run.mlflow (the client, and what it needs for a database of its own) and run.trackio.
+        "loggers": ["wandb>=0.22", "mlflow-skinny>=3.4", "sqlalchemy>=2.0", "alembic>=1.13", "trackio>=0.30"],
         "test": [
             "pytest>=8.4,<10",
             "pytest-timeout>=2.4",

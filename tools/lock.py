@@ -3,8 +3,8 @@
 
 ``cpu``, ``build``, ``test`` and ``demo`` are what is installed in the environment that runs this, so install that with
 the newest versions and run the suite first: ``make clean test && .venv/bin/python tools/lock.py cpu build test demo``.
-``cuda``, ``npu`` and ``flash`` are resolved against PyPI by uv (``pip install uv``), from metadata alone, for the
-platform that each file names. ``make install LOCKED=1`` installs from these files.
+``cuda``, ``npu``, ``flash`` and ``loggers`` are resolved against PyPI by uv (``pip install uv``), from metadata alone,
+for the platform that each file names. ``make install LOCKED=1`` installs from these files.
 """
 
 from __future__ import annotations
@@ -28,9 +28,17 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "requirements"
 INSTALLED = ("cpu", "build", "test", "demo")  # in this order: the others are resolved around them
 BUILD = ["setuptools>=68"]  # as pyproject.toml has it
-RESOLVED = ("cuda", "npu", "flash")
+RESOLVED = ("cuda", "npu", "flash", "loggers")
+BESIDE = {"flash": "cuda", "loggers": "cpu"}  # whose versions these are not to change, and do not repeat
+# What mlflow-skinny and trackio bound below the versions of the CPU file; whoever else needs these takes both.
+OLDER = {"loggers": {"cachetools", "pillow"}}
 PYTHONS = ("3.11", "3.12")  # what one file has to serve; the first is the one it is made for
-PLATFORMS = {"cuda": "x86_64-manylinux_2_28", "npu": "aarch64-manylinux_2_28", "flash": "x86_64-manylinux_2_28"}
+PLATFORMS = {
+    "cuda": "x86_64-manylinux_2_28",
+    "npu": "aarch64-manylinux_2_28",
+    "flash": "x86_64-manylinux_2_28",
+    "loggers": "x86_64-manylinux_2_28",
+}
 
 HEADER = """\
 # {what}
@@ -46,6 +54,7 @@ WHAT = {
     "build": "What packages without a wheel are built with, this one among them.",
     "test": "The extra `test`: its tools, and what they bring beside the package's own requirements.",
     "demo": "The extra `demo`: its packages, and what they bring beside the package's own requirements.",
+    "loggers": "The extra `loggers`: its packages, and what they bring beside the package's own requirements.",
     "flash": "The extra `flash`: its package, and what it brings beside the package's own requirements.",
 }
 MACHINES = {"npu": "aarch64"}
@@ -166,14 +175,15 @@ def from_index(name: str) -> dict[str, str]:
     The build tools are those of the CPU file too: some packages want older ones on later Pythons only.
     """
     about = described()
-    beside = read("cuda") if name == "flash" else {}
+    beside = read(BESIDE[name]) if name in BESIDE else {}
     fixed = read("test") | read("demo") | {"setuptools": read("cpu")["setuptools"]} | beside
-    needs = about["install_requires"] + about["extras_require"][name]
+    fixed = {package: version for package, version in fixed.items() if package not in OLDER.get(name, ())}
+    needs = about["extras_require"][name] + ([] if beside else about["install_requires"])
     found = resolve(needs, pinned(fixed), PYTHONS[0], PLATFORMS[name])
     for python in PYTHONS[1:]:
         resolve(needs, pinned(found), python, PLATFORMS[name])
     own = names(about["extras_require"][name])
-    found = {package: version for package, version in found.items() if package in own or package not in beside}
+    found = {package: version for package, version in found.items() if package in own or version != beside.get(package)}
     return found | {
         canonicalize_name(package): version for package, version in (pin.split("==") for pin in apart(name))
     }

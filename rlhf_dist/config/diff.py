@@ -24,6 +24,10 @@ _OF_THE_RUN = (
     "run.samples_every",
     "run.samples_count",
     "run.tensorboard",
+    "run.wandb",
+    "run.mlflow",
+    "run.trackio",
+    "run.project",
     "judge",
 )
 

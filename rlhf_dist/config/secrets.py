@@ -11,7 +11,7 @@ from rlhf_dist.errors import UserError
 
 MASK = "***"  # stands for what is left out
 ENVIRONMENT = "cluster.env"
-_ENDPOINT = re.compile(r"(reward|rewards\.[^.]+)\.endpoint")
+_ENDPOINT = re.compile(r"(reward|rewards\.[^.]+)\.endpoint|run\.mlflow")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -38,6 +38,8 @@ def masked_url(url: str) -> str:
     if "@" in parts.path:  # a name and password in what is no URL
         return MASK
     user, _, host = parts.netloc.rpartition("@")
+    if not (user or parts.query or parts.fragment):
+        return url
     query, fragment = (MASK if part else "" for part in (parts.query, parts.fragment))
     return urlunsplit((parts.scheme, f"{MASK}@{host}" if user else host, parts.path, query, fragment))
 

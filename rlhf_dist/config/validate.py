@@ -6,6 +6,7 @@ is what several keys must be together, what a text must be that has no simple fo
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 from urllib.parse import urlsplit
@@ -129,6 +130,23 @@ def _check_run(run: RunConfig) -> None:
         raise UserError(
             f"run.resume={run.resume} and run.overwrite=true contradict each other: set one of them to false"
         )
+    _check_loggers(run)
+
+
+def _check_loggers(run: RunConfig) -> None:
+    """Passes where the libraries of the loggers that a run asks for are installed."""
+    needs = {"wandb": (run.wandb, ["wandb"]), "trackio": (run.trackio, ["trackio", "pandas"])}
+    database = run.mlflow is not None and not run.mlflow.startswith(("http:", "https:"))
+    needs["mlflow"] = (run.mlflow, ["mlflow", "sqlalchemy", "alembic"] if database else ["mlflow"])
+    if run.mlflow is not None:
+        check_unmasked("run.mlflow", run.mlflow)
+    for name, (value, modules) in needs.items():
+        missing = [module for module in modules if importlib.util.find_spec(module) is None]
+        if value is not None and missing:
+            raise UserError(
+                f"run.{name}={shown(f'run.{name}', value)}: {' and '.join(missing)} cannot be imported: install the "
+                "extra loggers of this package (pip install -e '.[loggers]'), or leave the key out"
+            )
 
 
 def _check_train_engine(section: str, role: TrainedRoleConfig) -> None:

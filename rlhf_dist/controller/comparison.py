@@ -215,9 +215,14 @@ def _difference_table(groups: Sequence[Group], names: Sequence[str]) -> str:
     heads = "".join(f"<th>{swatch(group.number)} {escaped(group.label)}</th>" for group in groups)
     lines = []
     for name in names:
-        cells = "".join(f"<td>{escaped(_value(group.runs[0].config.get(name, '–')))}</td>" for group in groups)
+        cells = "".join(f"<td>{escaped(_values(group, name))}</td>" for group in groups)
         lines.append(f"<tr><th><code>{escaped(name)}</code></th>{cells}</tr>")
     return f"<table><thead><tr><th>key</th>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+
+
+def _values(group: Group, name: str) -> str:
+    """The value of a key in a group's runs, once where they have the same."""
+    return ", ".join(dict.fromkeys(_value(run.config.get(name, "–")) for run in group.runs))
 
 
 def _value(value: object) -> str:

@@ -130,6 +130,7 @@ class Loop:
         with writing(context.directory.metrics):
             metrics.write(number, figures)
         context.gauges.write(number, figures)
+        context.loggers.log(number, figures)
         context.view.update(number, figures)
         self._progress.step, self._progress.completed = number, False
         self._progress.tokens += int(tokens)

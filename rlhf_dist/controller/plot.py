@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from rlhf_dist.page import escaped
 
 COLOURS = 6  # of the style sheet's --c1..; further lines have them again, dashed
-_WIDTH, _HEIGHT = 440, 216
+_WIDTH, _HEIGHT = 340, 186
 _TOP, _RIGHT, _BOTTOM = 8, 14, 22
 _CHARACTER = 6.2  # width of a digit of the tick labels, in the SVG's units
 _MOST_POINTS = 300  # of a line; more would not be seen
 _TICKS = 5
+_FLAT = 1e-9  # relative
 _DASHES = ("", "6 3", "2 3")
 
 
@@ -141,6 +142,8 @@ def _short(values: Iterable[float]) -> list[float]:
 def _axis(values: Sequence[float]) -> tuple[list[float], float, float]:
     """Ticks of the vertical axis, and its ends: a little beyond the values."""
     low, high = min(values), max(values)
+    if high - low <= _FLAT * abs(high):  # a constant, but for what a running mean rounds
+        low = high
     room = 0.08 * (high - low) or 0.08 * abs(high) or 1.0
     return _ticks(low - room, high + room, whole=False), low - room, high + room
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -17,6 +17,7 @@ from rlhf_dist.cluster.prometheus import RunGauges
 from rlhf_dist.cluster.roles import TrainedModel
 from rlhf_dist.cluster.scheduler import Scheduler
 from rlhf_dist.config.schema import ClusterConfig, RunConfig
+from rlhf_dist.controller.loggers import Loggers
 from rlhf_dist.controller.rundir import RunDir
 from rlhf_dist.errors import RunError
 
@@ -47,6 +48,7 @@ class RunContext:
         identity: what the run's result depends on.
         listen_address: at which workers listen for one another; None: their nodes' own addresses.
         forks: starts worker processes quickly; None: Ray starts them.
+        loggers: the services that keep the run's figures too.
     """
 
     config: RunConfig
@@ -60,6 +62,7 @@ class RunContext:
     identity: Identity
     listen_address: str | None
     forks: ForkServer | None
+    loggers: Loggers = field(default_factory=Loggers)
 
     @property
     def directory(self) -> RunDir:
@@ -97,9 +100,11 @@ class RunContext:
 
     def write_samples(self, samples: Iterable[Mapping[str, object]]) -> None:
         """Appends lines to samples.jsonl."""
+        rows = list(samples)
         self.start.lock.check()
         with writing(self.directory.samples):
-            self.directory.append_samples(samples)
+            self.directory.append_samples(rows)
+        self.loggers.samples(rows)
 
 
 @contextmanager

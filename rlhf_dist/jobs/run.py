@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+import yaml
 from rich.console import Console
 
 from rlhf_dist.cluster.fork_server import ForkServer
@@ -17,9 +19,11 @@ from rlhf_dist.cluster.prometheus import RunGauges
 from rlhf_dist.cluster.scheduler import Scheduler
 from rlhf_dist.cluster.session import ray_session
 from rlhf_dist.cluster.shared_folder import check_sharing
+from rlhf_dist.config.diff import flat
 from rlhf_dist.config.roles import job_roles
 from rlhf_dist.config.schema import DPOConfig, PPOConfig, RewardModelConfig, SFTConfig
 from rlhf_dist.controller.identity import Identity, check_same_run, identity_of
+from rlhf_dist.controller.loggers import open_loggers
 from rlhf_dist.controller.loop import run_training
 from rlhf_dist.controller.report import print_summary, write_report
 from rlhf_dist.controller.rundir import RunDir
@@ -93,8 +97,9 @@ def run_job(config: C, prepare: Callable[[C, Device], Prepared], forks: ForkServ
         ):
             _check_nodes(config, context.placement, directory)
             summary = run_training(prepared.build(context), context)
-        start.lock.check()
-        report = write_report(directory.root)
+            start.lock.check()
+            report = write_report(directory.root)
+            context.loggers.artifact(report)
         print_summary(summary, Console())
         print(f"report: {report}")
         return directory
@@ -111,6 +116,9 @@ def open_context(
         LiveView(
             directory.name, prepared.title, prepared.steps, prepared.columns, first_step=start.done, stream=terminal
         ) as view,
+        open_loggers(
+            run, flat(yaml.safe_load(start.config)), directory, start.checkpoint is not None, _warning(view)
+        ) as loggers,
         _saved_at_the_end(Timer(directory.trace, on_phase=view.phase), start) as timer,
         # In this order: Ray takes SIGTERM for itself when it connects.
         ray_session(cluster, run.name) as listen_address,
@@ -130,7 +138,18 @@ def open_context(
             identity,
             listen_address,
             forks,
+            loggers,
         )
+
+
+def _warning(view: LiveView) -> Callable[[str], None]:
+    """Shows a warning in the view, and keeps it in the driver's log."""
+
+    def tell(text: str) -> None:
+        view.note(f"warning: {text}")
+        print(f"warning: {text}", file=sys.stderr)
+
+    return tell
 
 
 @contextmanager

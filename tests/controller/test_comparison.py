@@ -72,6 +72,20 @@ def test_keys_that_differ_stand_apart_by_whether_a_result_depends_on_them(tmp_pa
     assert "ppo.steps" not in section
 
 
+def test_a_band_lists_all_of_its_seeds_where_configurations_differ_in_the_seed(tmp_path: Path) -> None:
+    seeds = [write_run(tmp_path, f"a-{seed}", SLOW, seed=seed, steps=2) for seed in (4, 7)]
+    text = _page([*seeds, write_run(tmp_path, "fast", FAST, seed=9, steps=2)])
+    assert "<code>run.seed</code></th><td>4, 7</td><td>9</td>" in text
+
+
+def test_a_figure_that_never_changes_is_a_flat_line(tmp_path: Path) -> None:
+    text = _page([write_run(tmp_path, name, settings, steps=60) for name, settings in (("a", SLOW), ("b", FAST))])
+    plot = re.search(r'aria-label="kl/coef\. [^"]*" data-plot="([^"]*)"', text)
+    assert plot is not None
+    low, high, *_ = json.loads(html.unescape(plot[1]))["y"]
+    assert low < 0.095 and high > 0.105
+
+
 def test_only_the_seed_and_the_place_may_differ_within_a_group(tmp_path: Path) -> None:
     write_run(tmp_path / "here", "a", SLOW, seed=1, steps=1)
     write_run(tmp_path / "there", "a", SLOW, seed=2, steps=1)

@@ -50,6 +50,22 @@ class RunConfig:
     samples_every: int = key(10, "steps between entries of samples.jsonl; 0: none", least=0)
     samples_count: int = key(8, "samples per entry of samples.jsonl", least=1)
     tensorboard: bool = key(True, "also write the metrics to <dir>/<name>/tensorboard")
+    wandb: Optional[str] = key(
+        None,
+        "also log to Weights & Biases; null: no",
+        choices={"offline": "to <dir>/<name>/wandb, for `wandb sync`", "online": "as `wandb login` set it up"},
+    )
+    mlflow: Optional[str] = key(
+        None,
+        "also log to the MLflow tracking server or database of this URI, such as http://host:5000 or "
+        "sqlite:///mlflow.db; null: no",
+    )
+    trackio: Optional[str] = key(
+        None,
+        "also log to trackio: local, or a Space of the Hugging Face hub as user/name; null: no",
+        form=Form(r"local|[^/\s]+/[^/\s]+", "local, or user/name"),
+    )
+    project: str = key("rlhf_dist", "project, or experiment, that the run belongs to at these three", form=_NAME)
 
 
 @dataclass
