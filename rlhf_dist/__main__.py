@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from rlhf_dist.errors import ClusterError, UserError
-from rlhf_dist.jobs.arguments import add_eval_reward, add_judgements
+from rlhf_dist.jobs.arguments import add_eval_reward, add_judge, add_judgements
 from rlhf_dist.labelling.arguments import add_label
 from rlhf_dist.labelling.formats.convert import add_convert
 from rlhf_dist.labelling.sample_request import add_sample
-from rlhf_dist.main import JOBS, launch, sample
+from rlhf_dist.main import JOBS, guarded, launch, sample
 
 
 class _Parser(argparse.ArgumentParser):
@@ -39,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_plan(commands)
     _add_export(commands)
     add_sample(commands)
+    add_judge(commands)
     add_convert(commands)
     add_label(commands)
     add_judgements(commands)
@@ -157,6 +158,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 importlib.import_module("rlhf_dist.jobs.eval_reward").run(options)
             case "convert":
                 importlib.import_module("rlhf_dist.labelling.formats.convert").run(options)
+            case "judge":
+                return guarded(
+                    lambda: importlib.import_module("rlhf_dist.jobs.judge").run(options),
+                    "what stands in the file is kept",
+                )
             case "sample":
                 return sample(options)
             case _:

@@ -79,3 +79,40 @@ def add_eval_reward(commands: Any) -> None:
     evaluate.add_argument("--resamples", type=int, default=1000, metavar="N", help="bootstrap resamples (default 1000)")
     evaluate.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the bootstrap (default 0)")
     evaluate.add_argument("--trust-remote-code", action="store_true", help="allow code that comes with the model")
+
+
+def add_judge(commands: Any) -> None:
+    """Adds the command `judge` to the commands of a parser."""
+    judge = commands.add_parser(
+        "judge",
+        help="let a function or a model judge answers in a labeller's place",
+        description="Judges the answers of a file of candidates by a function, a reward model or a model behind an "
+        "OpenAI-compatible endpoint, and appends the judgements to a file, as labellers do. A second call goes on "
+        "where the first one stopped.",
+    )
+    judge.add_argument("candidates", metavar="CANDIDATES", help="the prompts and their answers (.jsonl, .parquet)")
+    judge.add_argument("--out", type=Path, required=True, metavar="FILE", help="judgements go here (.jsonl)")
+    judge.add_argument("--split", default="train", metavar="NAME", help="split of a hub name (default train)")
+    who = judge.add_mutually_exclusive_group(required=True)
+    who.add_argument("--function", metavar="FILE.py:NAME", help="scores: function(prompts, responses) -> scores")
+    who.add_argument("--reward-model", metavar="DIR", help="a reward model, such as runs/NAME/model")
+    who.add_argument("--endpoint", metavar="URL", help="of chat completions, such as http://localhost:8000/v1")
+    judge.add_argument("--task", default="rank", choices=("rank", "compare"), help="all answers, or each pair (rank)")
+    judge.add_argument("--name", help="the labeller's name (default: of the function or model)")
+    judge.add_argument("--model", metavar="NAME", help="with --endpoint: the model's name there")
+    judge.add_argument("--token-env", metavar="VAR", help="with --endpoint: environment variable with its token")
+    judge.add_argument("--template", metavar="FILE", help="with --endpoint: text with {prompt}, {first} and {second}")
+    judge.add_argument(
+        "--max-tokens", type=int, default=512, metavar="N", help="with --endpoint: longest reply (default 512)"
+    )
+    judge.add_argument(
+        "--parallel", type=int, default=8, metavar="N", help="with --endpoint: requests at a time (default 8)"
+    )
+    judge.add_argument(
+        "--retries", type=int, default=3, metavar="N", help="with --endpoint: further tries of a request (default 3)"
+    )
+    judge.add_argument(
+        "--timeout", type=float, default=120.0, metavar="S", help="seconds for a call or a request (default 120)"
+    )
+    judge.add_argument("--device", default="auto", choices=("auto", *DEVICES), help="of a reward model (default auto)")
+    judge.add_argument("--trust-remote-code", action="store_true", help="allow code that comes with the model")

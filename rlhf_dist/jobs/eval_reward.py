@@ -2,35 +2,29 @@
 
 It runs in this process, on one device: the model is scored by the code that scores in PPO and in the training of reward
 models (:class:`~rlhf_dist.engine.scalar.RewardEngine`), but without a cluster, which would take longer to start than
-most evaluations last. Memory holds the model, the data's text, and the tokens of :data:`CHUNK` rows.
+most evaluations last. Memory holds the model, the data's text, and the tokens of as many rows as `reward_scores` takes
+at a time.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch.distributed as dist
-from rich.console import Console
-from rich.progress import Progress
 from rich.text import Text
-from transformers import AutoConfig
 from transformers.utils import logging
 
 from rlhf_dist.config.paths import check_model_path
 from rlhf_dist.config.schema import FrozenRoleConfig, ModelConfig
-from rlhf_dist.data.comparisons import encode_comparisons
-from rlhf_dist.data.hub import hub_reachable
 from rlhf_dist.data.preferences import RankedAnswers, load_preferences
 from rlhf_dist.data.tokenizer import load_tokenizer
-from rlhf_dist.device import Device, resolve
+from rlhf_dist.device import resolve
 from rlhf_dist.durable import write_json_atomic, write_text_atomic
-from rlhf_dist.engine.scalar import RewardEngine
 from rlhf_dist.errors import UserError, one_line
 from rlhf_dist.jobs.outputs import check_outputs, console_for, written
+from rlhf_dist.jobs.reward_scores import checked_model, reward_engine, reward_scores
 from rlhf_dist.labelling.estimates import Bootstrap
 from rlhf_dist.labelling.reward_accuracy import RewardAccuracy, ScoredRow, pairs_of, reward_accuracy
 from rlhf_dist.labelling.reward_tables import Mistake, curve_html, mistakes_html, reward_tables
@@ -38,12 +32,9 @@ from rlhf_dist.labelling.tables import html_tables, print_tables
 from rlhf_dist.page import escaped, page
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    pass
 
-CHUNK = 64  # rows that are tokenized and scored at a time
 MISTAKES = 10
-_HEAD = "ForSequenceClassification"
-_SETTINGS = ("--max-tokens ", "--truncate")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -61,41 +52,17 @@ def run(options: argparse.Namespace) -> None:
     check_model_path(options.model, "eval-reward")
     rows = _load(options.data, options.split, options.category)
     tokenizer = load_tokenizer(options.model, options.trust_remote_code)
-    most = _checked_model(options.model, options.trust_remote_code, options.max_tokens)
+    most = checked_model(options.model, options.trust_remote_code, options.max_tokens)
     model = ModelConfig(path=options.model, dtype=options.dtype, trust_remote_code=options.trust_remote_code)
     role = FrozenRoleConfig(model=model, micro_batch_tokens=options.micro_batch_tokens)
-    with _engine(role, resolve(options.device)) as engine:
-        scores = _scores(engine, [row for _, row in rows], tokenizer, most, options.truncate)
+    with reward_engine(role, resolve(options.device)) as engine:
+        scores = reward_scores(engine, [row for _, row in rows], tokenizer, most, options.truncate)
     scored = [
         ScoredRow(source, row.category, row.ranks, given, [len(text) for text in row.responses], row.models)
         for (source, row), given in zip(rows, scores, strict=True)
     ]
     found = reward_accuracy(scored, Bootstrap(options.resamples, options.seed))
     _show(options, found, len(rows), _mistakes([row for _, row in rows], scored))
-
-
-def _checked_model(path: str, trust_remote_code: bool, max_tokens: int | None) -> int:
-    """Passes for a reward model. Returns the most tokens of a prompt and an answer: what is asked for, or it can read.
-
-    Raises:
-        UserError: there is no such model, it has no head with one output, or it does not say what it can read.
-    """
-    here = Path(path).is_dir() or not hub_reachable()
-    try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code, local_files_only=here)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be loaded: {(str(error).splitlines() or [''])[0]}") from error
-    kind = ", ".join(config.architectures or []) or "of no known architecture"
-    if not kind.endswith(_HEAD) or config.num_labels != 1:
-        outputs = f" with {config.num_labels} outputs" if kind.endswith(_HEAD) else ""
-        raise UserError(
-            f"{path} is no reward model ({kind}{outputs}): expected a model with one score, such "
-            "as the model/ of a run of rlhf-dist reward"
-        )
-    readable = max_tokens or getattr(config, "max_position_embeddings", None)
-    if not isinstance(readable, int):
-        raise UserError(f"{path} does not say how many tokens it can read: give --max-tokens")
-    return readable
 
 
 def _load(paths: Sequence[str], split: str, category: str | None) -> list[tuple[str, RankedAnswers]]:
@@ -105,45 +72,6 @@ def _load(paths: Sequence[str], split: str, category: str | None) -> list[tuple[
     if not paired:
         raise UserError(f"{', '.join(paths)}: all answers tie in every row, so there is no pair to evaluate on")
     return paired
-
-
-@contextmanager
-def _engine(role: FrozenRoleConfig, device: Device) -> Iterator[RewardEngine]:
-    """The model on the device, in a process group of this process alone: engines ask it for their number."""
-    device.set_current()
-    alone = not dist.is_initialized()
-    if alone:
-        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    try:
-        yield RewardEngine(role, device)
-    finally:
-        if alone:
-            dist.destroy_process_group()
-
-
-def _scores(
-    engine: RewardEngine,
-    rows: Sequence[RankedAnswers],
-    tokenizer: PreTrainedTokenizerBase,
-    max_tokens: int,
-    truncate: bool,
-) -> list[list[float]]:
-    """The scores of each row's answers. UserError where a row is too long."""
-    found: list[list[float]] = []
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("scoring", total=len(rows))
-        for start in range(0, len(rows), CHUNK):
-            chunk = [(row.prompt, row.responses, row.ranks) for row in rows[start : start + CHUNK]]
-            batch = encode_comparisons(chunk, tokenizer, max_tokens, truncate, _SETTINGS)
-            scores = engine.scores(batch).split(batch.answers.tolist())
-            found += [given.tolist() for given in scores]
-            progress.advance(task, len(chunk))
-    for row, given in zip(rows, found, strict=True):
-        if any(score != score or abs(score) == float("inf") for score in given):
-            raise UserError(
-                f"{row.prompt.record.where}: a score is not finite ({given}): the model's weights are broken"
-            )
-    return found
 
 
 def _mistakes(rows: Sequence[RankedAnswers], scored: Sequence[ScoredRow]) -> list[Mistake]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from rlhf_dist.engine import http_reward
+from rlhf_dist.engine import http_client
 from rlhf_dist.engine.function_reward import FunctionScorer
 from rlhf_dist.engine.http_reward import HTTPScorer
 from rlhf_dist.engine.text_reward import check_scores
@@ -118,7 +118,7 @@ class Server:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(http_reward, "_FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(http_client, "_FIRST_PAUSE_S", 0.01)
     found = Server()
     thread = threading.Thread(target=found.http.serve_forever, args=(0.01,), daemon=True)
     thread.start()
@@ -149,8 +149,8 @@ def test_an_overloaded_endpoint_is_asked_again(server: Server) -> None:
 
 def test_the_pauses_between_tries_grow_and_have_an_end(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr(http_reward, "_FIRST_PAUSE_S", 0.5)
-    monkeypatch.setattr(http_reward.time, "sleep", pauses.append)
+    monkeypatch.setattr(http_client, "_FIRST_PAUSE_S", 0.5)
+    monkeypatch.setattr(http_client.time, "sleep", pauses.append)
     server.answers = [lambda _: (503, {})] * 9 + [lengths]
     assert check_scores(scorer(server, retries=9), PROMPTS, RESPONSES) == [3.0, 3.0, 5.0]
     assert pauses == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
@@ -246,14 +246,14 @@ SCORES = b'{"scores": [1.0, 2.0, 3.0]}'
 def test_an_answer_that_is_cut_off_is_asked_for_again_and_named(
     monkeypatch: pytest.MonkeyPatch, sent: bytes, said: str, asked: int
 ) -> None:
-    monkeypatch.setattr(http_reward, "_FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(http_client, "_FIRST_PAUSE_S", 0.01)
     with wire(sent) as (url, seen):
         assert said in failure(HTTPScorer(url, 30.0, 1, "s3cret"))
         assert len(seen) == asked
 
 
 def test_a_connection_that_is_reset_is_asked_again_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_reward, "_FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(http_client, "_FIRST_PAUSE_S", 0.01)
     with wire(START, reset=True) as (url, seen):
         assert failure(HTTPScorer(url, 30.0, 1, None)).endswith(("Connection reset by peer", "before the answer"))
         assert len(seen) == 2

@@ -213,3 +213,23 @@ def test_a_ranking_with_ties_is_every_pair_that_does_not_tie(name: str) -> None:
     assert len(list(form.write(Contents([judgement])))) == (1 if name == "comparisons" else 5)
     lost = losses(Contents([judgement]), form.holds)
     assert lost == ({} if name == "comparisons" else {Part.TIES.value: 1, Part.WHOLE.value: 1})
+
+
+def test_every_part_of_a_judgement_that_a_format_cannot_hold_is_counted() -> None:
+    prompt = Prompt("p", ({"role": "system", "content": "."}, {"role": "user", "content": "?"}), None)
+    answers = tuple(Answer(text, text, "old", {"seed": 1}) for text in "abc")
+    ranking = (("a",), ("b", "c"))
+    full = Judgement("1", "rank", prompt, answers, "ann", "model", "2026", 1.0, ranking, 2, {"a": {"q": 1}}, "d", "s")
+    said = Contents(
+        [replace(full, note="n"), replace(full, answers=answers[::-1], skipped=NOT_RANKABLE)],
+        [Candidates(replace(prompt, id="q"), answers), Candidates(replace(prompt, id="r"), answers, ranking)],
+    )
+    assert set(losses(said, frozenset({Part.JUDGEMENTS}))) == {part.value for part in Part} - {"judgements"}
+    assert losses(said, frozenset()) == {
+        Part.JUDGEMENTS.value: 2,
+        Part.UNJUDGED.value: 1,
+        Part.KNOWN.value: 1,
+        Part.CHATS.value: 3,
+        Part.MODELS.value: 9,
+        Part.SAMPLING.value: 9,
+    }
