@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from rlhf_dist.labelling.candidates import load_candidates
-from tests.pipeline.conftest import Workplace
+from tests.pipeline.conftest import Workspace
 from tests.tiny import write_data, write_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 def test_two_models_answer_and_what_is_lost_is_sampled_again_alike(tmp_path: Path) -> None:
-    place = Workplace(tmp_path)
+    place = Workspace(tmp_path)
     write_model(tmp_path / "old", seed=0)
     run = tmp_path / "runs/new"
     write_model(run / "model", seed=1)
