@@ -42,6 +42,7 @@ CHARTS = (
     Chart("Judge", "held out, independent scorer", {"eval/judge_mean": "judge"}),
     Chart("Distinct-2", "held out, share of bigrams", {"eval/distinct_2": "distinct-2"}),
     Chart("Response length", "tokens", {"response/length_mean": "length"}),
+    Chart("Finished responses", "share that ends before the length limit", {"response/finished": "share"}),
     Chart("Entropy", "nats a token", {"policy/entropy": "entropy"}),
     Chart("Policy loss", "clipped surrogate", {"loss/policy": "loss"}),
     Chart("Clipped ratios", "share of tokens", {"policy/clip_fraction": "share"}),
