@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit, urlunsplit
 
 from rlhf_dist.engine.http_client import HTTPClient, RequestFailed
 from rlhf_dist.errors import RunError, UserError
@@ -31,6 +32,7 @@ Give your reasons in a few sentences. Then end with a line that holds nothing bu
 _FIELDS = ("prompt", "first", "second")
 _FIELD = re.compile(r"\{(" + "|".join(_FIELDS) + r")\}")
 _MOST_BYTES = 2**20  # of an answer
+_PATH = "/chat/completions"
 _VERDICTS = ("A", "B", "TIE")
 _SHOWN = 120  # characters of a reply in a message
 
@@ -68,7 +70,9 @@ class ChatJudge:
         max_tokens: int,
         parallel: int,
     ) -> None:
-        whole = url if url.rstrip("/").endswith("/chat/completions") else f"{url.rstrip('/')}/chat/completions"
+        parts = urlsplit(url)
+        path = parts.path.rstrip("/").removesuffix(_PATH) + _PATH
+        whole = urlunsplit(parts._replace(path=path))
         self._client = HTTPClient("judge endpoint", whole, timeout_s, retries, token, "--timeout")
         self.name, self._model, self._template = self._client.name, model, template
         self._max_tokens, self._parallel = max_tokens, parallel

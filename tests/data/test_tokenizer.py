@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from rlhf_dist.data import tokenizer
-from rlhf_dist.data.tokenizer import load_tokenizer
+from rlhf_dist.data.tokenizer import load_tokenizer, stop_tokens
 from rlhf_dist.errors import UserError
 from tests.data.conftest import build
 
@@ -26,6 +27,19 @@ def test_a_saved_tokenizer_is_loaded_and_pads_with_its_end_token(tmp_path: Path)
     assert loaded("the movie")["input_ids"] == saved("the movie")["input_ids"]
     assert loaded.pad_token_id == loaded.eos_token_id == saved.eos_token_id
     assert loaded.chat_template == saved.chat_template
+
+
+@pytest.mark.parametrize(
+    ("generation", "more"), [(None, []), ({}, []), ({"eos_token_id": 7}, [7]), ({"eos_token_id": [8, 7]}, [8, 7])]
+)
+def test_an_answer_ends_at_the_end_token_and_at_those_of_the_generation_config(
+    tmp_path: Path, generation: dict[str, object] | None, more: list[int]
+) -> None:
+    saved = build()
+    if generation is not None:
+        (tmp_path / "generation_config.json").write_text(json.dumps(generation))
+    assert stop_tokens(str(tmp_path), saved) == [saved.eos_token_id, *more]
+    assert stop_tokens("organisation/name", saved) == [saved.eos_token_id]
 
 
 def test_a_tokenizer_without_end_token_is_refused(tmp_path: Path) -> None:

@@ -167,7 +167,8 @@ def test_an_endpoint_is_asked_in_both_orders_and_sees_the_token(
 ) -> None:
     monkeypatch.setenv("JUDGE_TOKEN", "s3cret")
     endpoint.reply = longer
-    words = ["--endpoint", endpoint.url, "--model", "gpt", "--token-env", "JUDGE_TOKEN"]
+    url = f"{endpoint.url}/chat/completions/?version=1"
+    words = ["--endpoint", url, "--model", "gpt", "--token-env", "JUDGE_TOKEN"]
     found = judge(candidates, *words)
     assert [texts(one) for one in found] == [[["much longer"], ["middling"], ["short"]]] * 3
     assert {(one.labeller, one.source) for one in found} == {("gpt", "endpoint")}
