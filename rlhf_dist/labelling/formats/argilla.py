@@ -51,16 +51,20 @@ _USERS = uuid.UUID("6f1c1f0e-6a53-4f0b-9d38-6c1b1c3f7a11")  # names of labellers
 
 def _write(contents: Contents) -> Iterable[Row]:
     for group in grouped(contents):
-        rest = list(group.judgements)
-        known = group.known
-        while rest or known is not None or not group.judgements:
-            once = {judgement.labeller: judgement for judgement in reversed(rest)}  # one response a user
-            now = [judgement for judgement in rest if once[judgement.labeller] is judgement]
-            rest = [judgement for judgement in rest if once[judgement.labeller] is not judgement]
-            yield _record(group, now, known)
-            known = None
-            if not rest:
-                break
+        for place, judgements in enumerate(_once_each(group.judgements)):
+            yield _record(group, judgements, group.known if place == 0 else None)
+
+
+def _once_each(judgements: Sequence[Judgement]) -> list[list[Judgement]]:
+    """The judgements of each record: a record has one response a user. At least one record, though nobody judged."""
+    records: list[list[Judgement]] = [[]]
+    seen: Counter[str] = Counter()
+    for judgement in judgements:
+        place = seen[judgement.labeller]
+        seen[judgement.labeller] += 1
+        records += [[]] if place == len(records) else []
+        records[place].append(judgement)
+    return records
 
 
 def _record(group: Group, judgements: Sequence[Judgement], known: Ranking | None) -> Row:
