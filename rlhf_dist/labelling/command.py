@@ -189,10 +189,10 @@ def _greeting(options: argparse.Namespace, site: Site, prompts: int, path: Path)
     lines = [f"Task {site.desk.task}: {prompts} prompts, {len(names)} labellers. Judgements: {options.out}"]
     lines += [f"  {name:{width}}  {address}/#{site.links.tokens[name]}" for name in names]
     lines += [f"  {'operator':{width}}  {address}/operator#{site.links.tokens[OPERATOR]}"]
-    lines += [f"Each link is a secret, and good for one person. They stand in {path}, too. Ctrl-C stops."]
     local = options.host in ("127.0.0.1", "localhost", "::1")
     if not local and not address.startswith("https:"):
         lines += ["Others on the network can read along: without HTTPS (a proxy, and --url) use a network you trust."]
+    lines += [f"Each link is a secret, and good for one person. They stand in {path}, too. Ctrl-C stops."]
     return "\n".join(lines)
 
 
@@ -201,7 +201,7 @@ async def _serve(site: Site, listener: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, stopped.set)
-    # aiohttp's own log of bad requests would quote their lines, and with them cookies.
+    # Lines of requests, and with them cookies, stand in no log, however logging is set up.
     silent = logging.getLogger("rlhf_dist.labelling.http")
     silent.disabled = True
     runner = web.AppRunner(make_app(site), access_log=None, logger=silent, shutdown_timeout=_SHUTDOWN_S)

@@ -99,5 +99,10 @@ def test_line_breaks_of_the_text_are_kept_and_headings_stand_below_the_pages() -
     assert "<br" in as_html("one\ntwo") and "<h3" in as_html("# one") and "<h6" in as_html("###### six")
 
 
+def test_columns_are_aligned_without_inline_styles() -> None:
+    html = as_html("|a|b|\n|-|-:|\n|1|2|")
+    assert "style" not in html and html.count('class="right"') == 2
+
+
 def test_a_very_long_text_is_shown_as_it_is() -> None:
     assert as_html("*<" * 150_000).startswith('<pre dir="auto">*&lt;*&lt;')

@@ -9,7 +9,7 @@ import * as drafts from "./drafts.js";
 import { HELP, SKIP_REASONS, TITLES } from "./words.js";
 import { rankTask } from "./rank.js";
 import { rateTask } from "./rate.js";
-import { bindPlainText, shownPrompt } from "./text.js";
+import { bindPlainText, formattedText, shownPrompt } from "./text.js";
 
 const TASKS = { rank: rankTask, compare: compareTask, rate: rateTask, demonstrate: demonstrateTask };
 const LOOK_AGAIN_MS = 20000;
@@ -279,9 +279,12 @@ function setStatus(text, kind = "", button = null) {
 
 function guidelines() {
   if (!start.guidelines) return null;
-  const text = h("div", { class: "text formatted" });
-  text.innerHTML = start.guidelines; // of rendering.py, as all texts
-  return h("section", { class: "guidelines", "aria-labelledby": "guidelines-title" }, h("h2", { id: "guidelines-title" }, "Guidelines"), text);
+  return h(
+    "section",
+    { class: "guidelines", "aria-labelledby": "guidelines-title", tabindex: "0" },
+    h("h2", { id: "guidelines-title" }, "Guidelines"),
+    formattedText(start.guidelines),
+  );
 }
 
 function bindGuidelines() {

@@ -5,12 +5,18 @@ import { setting } from "./drafts.js";
 
 const ROLES = { system: "System", user: "User", assistant: "Assistant", tool: "Tool" };
 
+/** The server's HTML of a text. It is of rendering.py: no scripts, links, images or handlers, whatever the text was. */
+export function formattedText(html) {
+  const formatted = h("div", { class: "text formatted" });
+  formatted.innerHTML = html;
+  for (const wide of formatted.querySelectorAll("pre, table")) wide.tabIndex = 0; // keys can scroll them
+  return formatted;
+}
+
 /** A text, in both forms; which is seen is the page's choice. */
 export function shownText({ html, text }) {
   if (!text.trim()) return h("p", { class: "muted" }, "(empty)");
-  const formatted = h("div", { class: "text formatted" });
-  formatted.innerHTML = html; // of rendering.py: no scripts, links, images or handlers, whatever the text was
-  return h("div", { class: "texts" }, formatted, h("div", { class: "text plain", dir: "auto" }, text));
+  return h("div", { class: "texts" }, formattedText(html), h("div", { class: "text plain", dir: "auto" }, text));
 }
 
 /** The first words of a text, without its formatting. */
