@@ -27,6 +27,7 @@ CORE = [
     "matplotlib>=3.9",
     "psutil>=5.9",
     "aiohttp>=3.13",
+    "markdown-it-py>=3.0",
     "pandas>=2.2",
     "evalica>=0.4.2,<0.5",
 ]
@@ -120,6 +121,9 @@ setup(
             "promql-parser>=0.11",
             "jsonschema>=4.23",
             "scipy>=1.13",
+            # The labellers' page, in the machine's own Chromium
+            "playwright>=1.55,<2",
+            "axe-playwright-python>=0.1.4",
         ],
         # The judge; and what reads the packaged SmolLM2, which is a GGUF file.
         "demo": ["vaderSentiment==3.3.2", "gguf>=0.17", "accelerate>=1.10"],
