@@ -7,8 +7,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
 
+from rlhf_dist.config.commands import CommandParser, Commands
 from rlhf_dist.errors import ClusterError, UserError
 from rlhf_dist.jobs.arguments import add_eval_reward, add_judge, add_judgements
 from rlhf_dist.labelling.arguments import add_label
@@ -17,21 +17,14 @@ from rlhf_dist.labelling.sample_request import add_sample
 from rlhf_dist.main import JOBS, guarded, launch, sample
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage before it."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{self.prog}: {message} (see --help)")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _parser() -> CommandParser:
+    parser = CommandParser(
         prog="rlhf-dist",
         description="Distributed RLHF training of language models on Ray, vLLM and DeepSpeed.",
         epilog="rlhf-dist COMMAND --help shows the options of a command; of sft, reward, ppo and dpo it lists all "
         "configuration keys.",
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=CommandParser)
     for name, job in JOBS.items():  # for the list and the completion; main() hands their words on
         commands.add_parser(name, help=job.title).add_argument("--config")
     _add_report(commands)
@@ -53,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_report(commands: Any) -> None:
+def _add_report(commands: Commands) -> None:
     report = commands.add_parser(
         "report",
         help="write the report of a run, or of several on the same axes",
@@ -69,7 +62,7 @@ def _add_report(commands: Any) -> None:
     )
 
 
-def _add_diff(commands: Any) -> None:
+def _add_diff(commands: Commands) -> None:
     diff = commands.add_parser(
         "diff",
         help="find the first step in which two runs part",
@@ -86,7 +79,7 @@ def _add_diff(commands: Any) -> None:
     )
 
 
-def _add_plan(commands: Any) -> None:
+def _add_plan(commands: Commands) -> None:
     plan = commands.add_parser(
         "plan",
         help="show what a job needs, and whether it fits",
@@ -107,7 +100,7 @@ def _add_plan(commands: Any) -> None:
     plan.add_argument("--suggest", action="store_true", help="search for the fastest layouts of a PPO job")
 
 
-def _add_export(commands: Any) -> None:
+def _add_export(commands: Commands) -> None:
     export = commands.add_parser(
         "export",
         help="turn a checkpoint into a Hugging Face model",

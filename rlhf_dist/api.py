@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rlhf_dist.controller.rundir import RunDir, read_jsonl
 from rlhf_dist.main import run
@@ -30,9 +29,9 @@ class Run:
         return read_jsonl(RunDir(self.directory).metrics)
 
     @property
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, object]:
         """The figures before and after, as in summary.json."""
-        summary: dict[str, Any] = json.loads(RunDir(self.directory).summary.read_text(encoding="utf-8"))
+        summary: dict[str, object] = json.loads(RunDir(self.directory).summary.read_text(encoding="utf-8"))
         return summary
 
 

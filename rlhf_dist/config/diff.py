@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import Any
 
 #: Where a run lives, what it says of itself, when it saves and looks at itself, and who looks.
 _OF_THE_RUN = (
@@ -79,12 +78,12 @@ FREE = _OF_THE_RUN + _OF_THE_LAYOUT + _BY_CONTENT
 _TO_THE_END = "cosine"
 
 
-def comparable(values: Mapping[str, Any]) -> dict[str, Any]:
+def comparable(values: Mapping[str, object]) -> dict[str, object]:
     """Those of a configuration's values, by dotted key, that may matter: what a checkpoint keeps of it."""
     return _without(FREE, values)
 
 
-def shaping(values: Mapping[str, Any]) -> dict[str, Any]:
+def shaping(values: Mapping[str, object]) -> dict[str, object]:
     """Those of the values that shape the run's result."""
     falls = any(name.endswith(".optim.schedule") and value == _TO_THE_END for name, value in values.items())
     return _without(FREE if falls else FREE + _LENGTH, values)
@@ -95,7 +94,7 @@ def is_by_content(name: str) -> bool:
     return any(fnmatchcase(name, key) for key in _BY_CONTENT)
 
 
-def _without(patterns: tuple[str, ...], values: Mapping[str, Any]) -> dict[str, Any]:
+def _without(patterns: tuple[str, ...], values: Mapping[str, object]) -> dict[str, object]:
     return {name: value for name, value in values.items() if not any(fnmatchcase(name, key) for key in patterns)}
 
 

@@ -167,7 +167,7 @@ def is_missing(value: object) -> bool:
     return isinstance(value, str) and value == MISSING
 
 
-def value_text(value: Any) -> str:
+def value_text(value: object) -> str:
     """A value as a user would write it in YAML: null, true, 1.0e-5, [0.9, 0.95], ..."""
     if value is None:
         return "null"
@@ -197,14 +197,14 @@ def _named_parts(kind: type, mentioned: Iterable[str]) -> Iterator[Section]:
         yield section_tree(name, facts)
 
 
-def _facts(kind: type, field: dataclasses.Field[Any]) -> Facts | SectionFacts:
+def _facts(kind: type, field: dataclasses.Field[object]) -> Facts | SectionFacts:
     known = field.metadata.get(FACTS)
     if not isinstance(known, Facts | SectionFacts):
         raise TypeError(f"{kind.__name__}.{field.name}: the schema has only fields of key() and section()")
     return known
 
 
-def _is_last(field: dataclasses.Field[Any]) -> bool:
+def _is_last(field: dataclasses.Field[object]) -> bool:
     known = field.metadata.get(FACTS)
     return isinstance(known, Facts) and known.last
 
@@ -215,7 +215,7 @@ def _unset_in(name: str, outer: SectionFacts, inner: SectionFacts) -> Mapping[st
     return {**inner.unset, **{k.removeprefix(start): what for k, what in outer.unset.items() if k.startswith(start)}}
 
 
-def _key(name: str, field: dataclasses.Field[Any], hint: Any, facts: Facts, unset: str) -> Key:
+def _key(name: str, field: dataclasses.Field[object], hint: Any, facts: Facts, unset: str) -> Key:
     base, optional, element = _leaf_type(hint)
     default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
     return Key(name, base, optional, default, facts, unset, element)

@@ -152,11 +152,11 @@ def _apply(config: DictConfig, sections: Collection[str], keys: dict[str, Key], 
         raise UserError(f"{shown}: expected {key.expected} of at most 12 digits")
 
 
-def _numbers(value: Any) -> list[Any]:
+def _numbers(value: object) -> list[object]:
     return list(value) if isinstance(value, ListConfig) else [value]
 
 
-def _is_no_amount(value: Any) -> bool:
+def _is_no_amount(value: object) -> bool:
     """Whether it is a number that nothing has: infinite, not a number, or an integer beyond what tensors hold."""
     if isinstance(value, float):
         return not math.isfinite(value)

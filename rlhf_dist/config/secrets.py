@@ -15,7 +15,7 @@ _ENDPOINT = re.compile(r"(reward|rewards\.[^.]+)\.endpoint|run\.mlflow")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-def shown(key: str, value: Any) -> Any:
+def shown(key: str, value: object) -> Any:
     """What of the value of a dotted key may be stored or shown: the value itself, unless it may hold a secret.
 
     What comes back for `cluster.env` are the names alone, which mean: from the environment. A configuration that was

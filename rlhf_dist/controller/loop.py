@@ -8,14 +8,13 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import rlhf_dist
 from rlhf_dist.controller.identity import IDENTITY_FILE, library_versions
 from rlhf_dist.controller.lock import LockLost
 from rlhf_dist.controller.metrics import MetricsWriter
 from rlhf_dist.controller.saving import STATE_FILE, SavePolicy
-from rlhf_dist.controller.trainer import RunContext, Trainer, writing
+from rlhf_dist.controller.trainer import RunContext, Scores, Trainer, writing
 from rlhf_dist.durable import write_json_atomic
 from rlhf_dist.errors import MemoryRanOut, RunError, StoppedByUser, UserError
 
@@ -38,12 +37,14 @@ class Progress:
     step: int = 0
     tokens: int = 0
     wall_s: float = 0.0
-    before: dict[str, Any] | None = None
+    before: Scores | None = None
     completed: bool = False
     figures: dict[str, float] = field(default_factory=dict)
 
 
-def run_training(trainer: Trainer, context: RunContext, clock: Callable[[], float] = time.monotonic) -> dict[str, Any]:
+def run_training(
+    trainer: Trainer, context: RunContext, clock: Callable[[], float] = time.monotonic
+) -> dict[str, object]:
     """Runs ``trainer`` from where it begins or goes on to its end. Returns the summary, also written to summary.json.
 
     Args:
@@ -72,7 +73,7 @@ class Loop:
         self._counted_from = time.monotonic()
         self._policy = SavePolicy(context.config, clock)
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> dict[str, object]:
         """See :func:`run_training`."""
         trainer, context, start = self._trainer, self._context, self._context.start
         self._take_up()
@@ -257,7 +258,7 @@ class Loop:
             return error
         return None
 
-    def _summarize(self) -> dict[str, Any]:
+    def _summarize(self) -> dict[str, object]:
         """The evaluation at the end, and the summary with it."""
         try:
             after = self._trainer.evaluate(self._progress.step)

@@ -139,7 +139,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     return [row for line in path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1] if (row := _row(line))]
 
 
-def _row(line: str) -> dict[str, Any] | None:
+def _row(line: str) -> dict[str, object] | None:
     try:
         row = json.loads(line)
     except ValueError:

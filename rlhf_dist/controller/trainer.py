@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from rlhf_dist.cluster.calls import Call
 from rlhf_dist.cluster.fork_server import ForkServer
@@ -154,5 +154,5 @@ class Trainer(ABC):
         """The trainer's part of a checkpoint, besides the roles' states (JSON)."""
         return {}
 
-    def load_state(self, state: dict[str, Any]) -> None:  # noqa: B027 - most jobs keep nothing
+    def load_state(self, state: dict[str, object]) -> None:  # noqa: B027 - most jobs keep nothing
         """Restores what :meth:`state` returned."""

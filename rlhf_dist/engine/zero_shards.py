@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
 from rlhf_dist.engine.shards import Shard, learning
 from rlhf_dist.weights.sharding import Sharding
+
+# As DeepSpeed changes and wraps them: a parameter with `ds_shape` and `ds_tensor` under stage 3, and its optimizers.
+ZeroParameter: TypeAlias = Any
+ZeroOptimizer: TypeAlias = Any
 
 
 class Zero3Sharding:
@@ -24,7 +28,7 @@ class Zero3Sharding:
     def __init__(self, engine: Any, rank: int) -> None:
         self._engine, self._rank = engine, rank
 
-    def full_shape(self, parameter: Any) -> tuple[int, ...]:
+    def full_shape(self, parameter: ZeroParameter) -> tuple[int, ...]:
         """ZeRO keeps it in ds_shape and leaves the parameter itself empty."""
         return tuple(parameter.ds_shape)
 
@@ -35,12 +39,12 @@ class Zero3Sharding:
         context: AbstractContextManager[object] = deepspeed.zero.GatheredParameters(parameters)
         return context
 
-    def local(self, parameter: Any) -> Tensor:
+    def local(self, parameter: ZeroParameter) -> Tensor:
         """The shard, padding included."""
         shard: Tensor = parameter.ds_tensor
         return shard
 
-    def local_part(self, parameter: Any, tensor: Tensor) -> tuple[int, Tensor]:
+    def local_part(self, parameter: ZeroParameter, tensor: Tensor) -> tuple[int, Tensor]:
         """Where in the flattened parameter the shard begins, and its elements of ``tensor``, without padding."""
         flat = tensor.view(-1)
         start = min(self._rank * flat.numel(), parameter.ds_numel)
@@ -51,7 +55,7 @@ class Zero3Sharding:
         self._engine.empty_partition_cache()
 
 
-def optimizer_shards(model: nn.Module, optimizer: Any, sharding: Sharding) -> dict[str, Shard]:
+def optimizer_shards(model: nn.Module, optimizer: ZeroOptimizer, sharding: Sharding) -> dict[str, Shard]:
     """The shards that this worker's optimizer updates, by the parameters' names; there may be none of some.
 
     Args:
@@ -63,7 +67,7 @@ def optimizer_shards(model: nn.Module, optimizer: Any, sharding: Sharding) -> di
     return {name: shard for name, shard in found.items() if shard is not None and shard.count > 0}
 
 
-def _shard(parameter: Any, optimizer: Any, sharding: Sharding) -> Shard | None:
+def _shard(parameter: ZeroParameter, optimizer: ZeroOptimizer, sharding: Sharding) -> Shard | None:
     if hasattr(parameter, "ds_tensor"):  # stage 3
         group, offset, _ = optimizer.grad_position[optimizer.get_param_id(parameter)]
         start, part = sharding.local_part(parameter, parameter.ds_tensor)

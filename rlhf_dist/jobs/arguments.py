@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
+from rlhf_dist.config.commands import Commands
 from rlhf_dist.config.schema.roles import DTYPES
 from rlhf_dist.device import DEVICES
 
 
-def add_judgements(commands: Any) -> None:
+def add_judgements(commands: Commands) -> None:
     """Adds the command `judgements` to the commands of a parser."""
     judgements = commands.add_parser(
         "judgements",
@@ -41,7 +41,7 @@ def add_judgements(commands: Any) -> None:
     judgements.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the bootstrap (default 0)")
 
 
-def add_eval_reward(commands: Any) -> None:
+def add_eval_reward(commands: Commands) -> None:
     """Adds the command `eval-reward` to the commands of a parser."""
     evaluate = commands.add_parser(
         "eval-reward",
@@ -81,7 +81,7 @@ def add_eval_reward(commands: Any) -> None:
     evaluate.add_argument("--trust-remote-code", action="store_true", help="allow code that comes with the model")
 
 
-def add_judge(commands: Any) -> None:
+def add_judge(commands: Commands) -> None:
     """Adds the command `judge` to the commands of a parser."""
     judge = commands.add_parser(
         "judge",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rlhf_dist.config.schema import ComparisonDataConfig, TextDataConfig
+from rlhf_dist.config.schema.data import ExamplesDataConfig
 from rlhf_dist.data.comparisons import load_comparisons
-from rlhf_dist.data.holdout import hold_out
+from rlhf_dist.data.holdout import R, hold_out
 from rlhf_dist.data.pretraining import TextSampler, load_text
 from rlhf_dist.types import Comparisons
 
@@ -31,7 +32,7 @@ def pretraining_text(
     return TextSampler(rows, max(1, round(per_step)), seed), held_out
 
 
-def with_held_out(load: Callable[[str, str], Any], data: Any) -> tuple[Any, Any]:
+def with_held_out(load: Callable[[str, str], R], data: ExamplesDataConfig) -> tuple[R, R]:
     """Training and held-out rows: from two files, or the last rows of one."""
     rows = load(data.path, data.split)
     if data.eval_path is not None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 from transformers.utils import logging
@@ -106,7 +106,7 @@ def _show(options: argparse.Namespace, found: RewardAccuracy, rows: int, mistake
     console.print()
     print_tables(tables, console)
     if options.json:
-        figures: dict[str, Any] = {"model": options.model, "data": options.data, "rows": rows, **found.to_json()}
+        figures: dict[str, object] = {"model": options.model, "data": options.data, "rows": rows, **found.to_json()}
         written(options.json, lambda path: write_json_atomic(path, figures), console)
     if options.html:
         title = f"Reward model {Path(options.model).name}"

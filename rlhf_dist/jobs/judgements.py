@@ -6,7 +6,6 @@ import argparse
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.text import Text
 
@@ -92,6 +91,6 @@ def _written(options: argparse.Namespace, judgements: Sequence[Judgement], known
     return notes
 
 
-def _write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+def _write_rows(path: Path, rows: Iterable[dict[str, object]]) -> None:
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     guarded(path, lambda path: write_text_atomic(path, text))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
+from rlhf_dist.config.commands import Commands
 from rlhf_dist.network import LOOPBACK
 
 
-def add_label(commands: Any) -> None:
+def add_label(commands: Commands) -> None:
     """Adds the command `label` to the commands of a parser."""
     label = commands.add_parser(
         "label",

@@ -92,7 +92,7 @@ def rankings_of(judgements: Sequence[Judgement], choice: Choice) -> Consensus:
     return Consensus(rows, sources, contradicted, dict(left_out))
 
 
-def demonstrations_of(judgements: Sequence[Judgement], choice: Choice) -> list[dict[str, Any]]:
+def demonstrations_of(judgements: Sequence[Judgement], choice: Choice) -> list[dict[str, object]]:
     """The answers that labellers wrote, as rows of docs/data.md, one each."""
     sources = sources_used([one for one in judgements if one.task == "demonstrate"], choice)
     rows = []

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from rlhf_dist.errors import UserError
 from rlhf_dist.labelling.assignments import Assignment, Assignments, Rules
@@ -122,7 +121,7 @@ class Desk:
         place = done.index(assignment) if assignment in done else len(done)
         return self._sheet(self.assignments.by_id[done[place - 1]]) if place else None
 
-    def save(self, labeller: str, name: str, body: Any) -> bool:
+    def save(self, labeller: str, name: str, body: object) -> bool:
         """Keeps a judgement: it is on the disk when this returns.
 
         Args:

@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from rlhf_dist.data.records import Record, read_records
 from rlhf_dist.durable import sync_folder
@@ -45,7 +44,7 @@ class LineLog:
         """What stands in the file. UserError where a line is no object."""
         return read_records(str(self.path), "train", growing=True)
 
-    def append(self, *rows: Mapping[str, Any]) -> None:
+    def append(self, *rows: Mapping[str, object]) -> None:
         """Writes a line for each row, and brings them to the disk.
 
         Raises:

@@ -11,7 +11,6 @@ import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rlhf_dist.durable import sync_folder
 from rlhf_dist.errors import UserError
@@ -32,7 +31,7 @@ class Links:
 
     tokens: Mapping[str, str]
     port: int
-    settings: Mapping[str, Any]
+    settings: Mapping[str, object]
 
     @property
     def mark(self) -> str:
@@ -48,7 +47,7 @@ class Links:
         return found
 
 
-def read_links(path: Path, labellers: Sequence[str], settings: Mapping[str, Any]) -> Links:
+def read_links(path: Path, labellers: Sequence[str], settings: Mapping[str, object]) -> Links:
     """The links of a labelling: those of the file, and new ones for whoever has none yet. Writes nothing.
 
     Args:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import statistics
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from rlhf_dist.labelling.candidates import Ranking
 from rlhf_dist.labelling.desk import Desk
@@ -21,7 +20,7 @@ _MOST_REMARKS = 100
 _LONGEST_EXCERPT = 160  # characters of a prompt
 
 
-def overview(desk: Desk, known: Mapping[str, Ranking]) -> dict[str, Any]:
+def overview(desk: Desk, known: Mapping[str, Ranking]) -> dict[str, object]:
     """What stands on the operator's page, ready for JSON.
 
     Args:
@@ -43,7 +42,7 @@ def overview(desk: Desk, known: Mapping[str, Ranking]) -> dict[str, Any]:
     }
 
 
-def _agreement(both: Iterable[tuple[Signs, Signs]]) -> dict[str, Any] | None:
+def _agreement(both: Iterable[tuple[Signs, Signs]]) -> dict[str, object] | None:
     """Of the pairs of answers that two order, the share that they order alike; None where there are none."""
     alike = []
     for said, heard in both:
@@ -56,7 +55,7 @@ def _agreement(both: Iterable[tuple[Signs, Signs]]) -> dict[str, Any] | None:
 
 def _labeller(
     name: str, desk: Desk, standing: list[Judgement], signs: Mapping[Labeller, Signs], right: Signs
-) -> dict[str, Any]:
+) -> dict[str, object]:
     mine = [one for one in standing if one.labeller == name]
     judged = [one for one in mine if not one.skipped]
     said = signs.get(Labeller(name), {})

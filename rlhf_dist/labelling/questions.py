@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
 
@@ -46,11 +46,11 @@ class Question:
     low: str = ""
     high: str = ""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """What the page needs to ask it."""
         return asdict(self)
 
-    def accepts(self, value: Any) -> bool:
+    def accepts(self, value: object) -> bool:
         """Whether ``value`` is an answer."""
         if self.kind == "yes_no":
             return isinstance(value, bool)
@@ -82,7 +82,7 @@ def load_questions(path: Path = DEFAULT) -> tuple[Question, ...]:
     return questions
 
 
-def missing(questions: Sequence[Question], given: Mapping[str, Any]) -> str | None:
+def missing(questions: Sequence[Question], given: Mapping[str, object]) -> str | None:
     """The name of the first question without a right answer, or that is no question; None where all is well."""
     known = {question.name: question for question in questions}
     for name, value in given.items():
@@ -91,7 +91,7 @@ def missing(questions: Sequence[Question], given: Mapping[str, Any]) -> str | No
     return next((one.name for one in questions if not one.optional and one.name not in given), None)
 
 
-def _question(row: Any, where: str) -> Question:
+def _question(row: object, where: str) -> Question:
     if not isinstance(row, dict):
         raise UserError(f"{where}: expected name, ask and kind")
     known = [field.name for field in fields(Question)]

@@ -24,16 +24,16 @@ class _Renderer(RendererHTML):
         allowed = {name: value for name, value in token.attrs.items() if name in ATTRIBUTES}
         return "".join(f' {name}="{html.escape(str(value))}"' for name, value in allowed.items())
 
-    def fence(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
+    def fence(self, tokens: Sequence[Token], idx: int, options: object, env: object) -> str:
         return f'<pre dir="ltr"><code>{html.escape(tokens[idx].content)}</code></pre>\n'
 
-    def code_block(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
+    def code_block(self, tokens: Sequence[Token], idx: int, options: object, env: object) -> str:
         return self.fence(tokens, idx, options, env)
 
-    def link_open(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
+    def link_open(self, tokens: Sequence[Token], idx: int, options: object, env: object) -> str:
         return '<span class="link">'
 
-    def link_close(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
+    def link_close(self, tokens: Sequence[Token], idx: int, options: object, env: object) -> str:
         opened = max(place for place in range(idx) if tokens[place].type == "link_open")  # links do not nest
         written_out = tokens[opened].markup == "autolink"
         return "</span>" + ("" if written_out else _address(str(tokens[opened].attrs.get("href", ""))))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -147,7 +146,7 @@ class RewardAccuracy:
     correlation: Estimate
     models: list[ModelScores]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """For scripts."""
         return {"confidence": CONFIDENCE, **asdict(self)}
 

@@ -143,7 +143,7 @@ class SampleFile:
         self._whole = [read_candidates(row) for row in rows]
         self._check_prompts(rows)
 
-    def _header(self) -> dict[str, Any]:
+    def _header(self) -> dict[str, object]:
         return {"settings": asdict(self.settings), "models": [asdict(model) for model in self.models]}
 
     def _check_same(self, header: Record) -> None:

@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from rlhf_dist.config.commands import Commands
 from rlhf_dist.config.paths import check_model_path
 from rlhf_dist.config.schema import ClusterConfig
 from rlhf_dist.data.chat import ChatPrompt, read_prompt
@@ -52,7 +52,7 @@ class SampleRequest:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
 
-def add_sample(commands: Any) -> None:
+def add_sample(commands: Commands) -> None:
     """Adds the command and its options."""
     sample = commands.add_parser(
         "sample",

@@ -85,7 +85,7 @@ class _Api:
     def __init__(self, site: Site) -> None:
         self.site, self.desk = site, site.desk
         self.names = self.desk.assignments.labellers
-        self._overview: tuple[int, dict[str, Any]] | None = None  # as of so many judgements
+        self._overview: tuple[int, dict[str, object]] | None = None  # as of so many judgements
 
     async def join(self, request: web.Request) -> web.Response:
         """Takes the token of a link, and gives it to the browser as a cookie that no script can read."""
@@ -206,7 +206,7 @@ async def _json(request: web.Request) -> Any:
         raise Malformed("no JSON") from error
 
 
-def _shown(sheet: Sheet) -> dict[str, Any]:
+def _shown(sheet: Sheet) -> dict[str, object]:
     """A sheet as the page gets it: nothing in it tells an answer's model, id, or place in the file."""
     names = letters(len(sheet.answers))
     by_id = {answer.id: name for name, answer in zip(names, sheet.answers, strict=True)}
@@ -225,7 +225,7 @@ def _shown(sheet: Sheet) -> dict[str, Any]:
     }
 
 
-def _given(judgement: Judgement, names: Mapping[str, str]) -> dict[str, Any]:
+def _given(judgement: Judgement, names: Mapping[str, str]) -> dict[str, object]:
     return {
         "ranking": [[names[answer] for answer in tied] for tied in judgement.ranking],
         "ratings": {names[answer]: dict(given) for answer, given in judgement.ratings.items()},

@@ -46,7 +46,7 @@ def letters(count: int) -> list[str]:
     return [*names, *(first + second for first in names for second in names)][:count]
 
 
-def read_submission(body: Any, task: Task, shown: Sequence[Answer], questions: Sequence[Question]) -> Submission:
+def read_submission(body: object, task: Task, shown: Sequence[Answer], questions: Sequence[Question]) -> Submission:
     """What the page sent for answers in the order in which they were shown. Malformed where it is no judgement."""
     if not isinstance(body, dict):
         raise Malformed("expected an object")
@@ -66,7 +66,7 @@ def read_submission(body: Any, task: Task, shown: Sequence[Answer], questions: S
     return Submission(seconds=_seconds(body), **given)
 
 
-def _text(body: Mapping[str, Any], name: str, longest: int) -> str:
+def _text(body: Mapping[str, object], name: str, longest: int) -> str:
     value = body.get(name)
     if value is None:
         return ""
@@ -81,14 +81,14 @@ def _text(body: Mapping[str, Any], name: str, longest: int) -> str:
     return value.strip()
 
 
-def _seconds(body: Mapping[str, Any]) -> float:
+def _seconds(body: Mapping[str, object]) -> float:
     value = body.get("seconds", 0)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
         raise Malformed("seconds is no time")
     return min(float(value), _LONGEST_DAY)
 
 
-def _ranking(body: Mapping[str, Any], ids: Mapping[str, str]) -> Ranking:
+def _ranking(body: Mapping[str, object], ids: Mapping[str, str]) -> Ranking:
     groups = body.get("ranking")
     if not isinstance(groups, list) or not all(isinstance(group, list) and group for group in groups):
         raise Malformed("ranking is no list of lists of answers")
@@ -98,7 +98,7 @@ def _ranking(body: Mapping[str, Any], ids: Mapping[str, str]) -> Ranking:
     return tuple(tuple(ids[name] for name in group) for group in groups)
 
 
-def _strength(body: Mapping[str, Any], ranking: Ranking) -> int:
+def _strength(body: Mapping[str, object], ranking: Ranking) -> int:
     value = body.get("strength")
     if isinstance(value, bool) or value not in STRENGTHS:
         raise Malformed("strength is none of " + ", ".join(map(str, STRENGTHS)))
@@ -108,7 +108,7 @@ def _strength(body: Mapping[str, Any], ranking: Ranking) -> int:
 
 
 def _ratings(
-    body: Mapping[str, Any], ids: Mapping[str, str], questions: Sequence[Question]
+    body: Mapping[str, object], ids: Mapping[str, str], questions: Sequence[Question]
 ) -> dict[str, dict[str, Rating]]:
     given = body.get("ratings")
     if not isinstance(given, dict) or sorted(given) != sorted(ids):

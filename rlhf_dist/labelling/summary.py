@@ -6,7 +6,6 @@ import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from rlhf_dist.labelling.agreement import (
     Agreement,
@@ -84,7 +83,7 @@ class Summary:
     ratings: Ratings | None
     answers: list[ModelAnswers]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """For scripts: every figure with its interval and its count; null for what the data does not determine."""
         return {"confidence": CONFIDENCE, **asdict(self)}
 

@@ -6,7 +6,7 @@ import functools
 import gc
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,9 @@ from rlhf_dist.config.schema import AdapterConfig, ModelConfig
 from rlhf_dist.data.hub import from_hub
 from rlhf_dist.errors import UserError
 from rlhf_dist.models.lora import add_adapter
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 ATTENTION = "rlhf_dist_plan"  # the name under which transformers finds the stand-in for attention kernels
 _PROBE_TOKENS = 256
@@ -145,7 +148,7 @@ def _architecture(path: str, trust_remote_code: bool) -> Any:
         ) from error
 
 
-def _build(config: Any, dtype: torch.dtype, kind: str, trust_remote_code: bool, checkpointing: bool) -> Any:
+def _build(config: Any, dtype: torch.dtype, kind: str, trust_remote_code: bool, checkpointing: bool) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     auto: Any = AutoModelForCausalLM
@@ -160,10 +163,10 @@ def _build(config: Any, dtype: torch.dtype, kind: str, trust_remote_code: bool, 
     return model
 
 
-def _kept_bytes(model: Any, dtype: torch.dtype) -> int:
+def _kept_bytes(model: PreTrainedModel, dtype: torch.dtype) -> int:
     """Bytes that the backbone's forward pass of one sequence keeps for the backward pass."""
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
-    kept: dict[int, Any] = {}
+    kept: dict[int, torch.UntypedStorage] = {}
 
     def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
@@ -182,7 +185,7 @@ def _kept_bytes(model: Any, dtype: torch.dtype) -> int:
     return total
 
 
-def _tied_elements(model: Any) -> int:
+def _tied_elements(model: PreTrainedModel) -> int:
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     return embedding.weight.numel() if head is not None and head.weight is embedding.weight else 0
 
@@ -216,5 +219,7 @@ class _FusedAttention(torch.autograd.Function):
         raise RuntimeError("only a forward pass is planned")
 
 
-def _attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
+def _attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *_: object, **__: object
+) -> tuple[Tensor, None]:
     return _FusedAttention.apply(query, key, value).transpose(1, 2).contiguous(), None

@@ -145,7 +145,7 @@ def _prompt(row: Record) -> Prompt:
     return Prompt(name, tuple(messages), None if chat else fields.text("prompt"))
 
 
-def _answers(row: Record, prompt: Prompt, metadata: Mapping[str, Any]) -> tuple[Answer, ...]:
+def _answers(row: Record, prompt: Prompt, metadata: Mapping[str, object]) -> tuple[Answer, ...]:
     fields = Record(f"{row.where}: fields", row.object("fields"))
     names = sorted((name for name in fields.fields if _ANSWER.fullmatch(name)), key=lambda name: int(name[7:]))
     if names != [f"answer_{place}" for place in range(1, len(names) + 1)]:
@@ -175,12 +175,12 @@ def _judgement(
     response: Record,
     prompt: Prompt,
     answers: tuple[Answer, ...],
-    metadata: Mapping[str, Any],
+    metadata: Mapping[str, object],
     unread: Counter[str],
 ) -> Judgement:
     user = response.fields.get("user_id")
     extras = _kept(metadata, f"response_{user}")
-    kept: Mapping[str, Any] = extras if isinstance(extras, dict) else {}
+    kept: Mapping[str, object] = extras if isinstance(extras, dict) else {}
     labeller = str(kept.get("labeller") or user or UNKNOWN)
     judgement = Judgement(
         str(kept.get("id") or response.fields.get("id") or made_id("argilla", response.where, prompt.id, labeller)),
@@ -228,7 +228,9 @@ def _with(
     return replace(judgement, ratings=ratings)
 
 
-def _ranking(response: Record, name: str, items: list[dict[str, Any]], answers: tuple[Answer, ...]) -> Ranking | None:
+def _ranking(
+    response: Record, name: str, items: list[dict[str, object]], answers: tuple[Answer, ...]
+) -> Ranking | None:
     """The ranking of a ranking question; None where an answer has no rank. UserError where it ranks something else."""
     ranks: dict[int, int] = {}
     for item in items:

@@ -6,8 +6,8 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from rlhf_dist.config.commands import Commands
 from rlhf_dist.config.did_you_mean import suggest, suggest_path
 from rlhf_dist.data.records import Record, kind_of, read_records
 from rlhf_dist.durable import write_text_atomic
@@ -31,7 +31,7 @@ FORMATS: Mapping[str, LabelFormat] = {
 }
 
 
-def add_convert(commands: Any) -> None:
+def add_convert(commands: Commands) -> None:
     """Adds the command and its options."""
     listed = "; ".join(f"{one.name} ({one.title})" for one in FORMATS.values())
     convert = commands.add_parser(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast, get_args
+from typing import cast, get_args
 
 from rlhf_dist.data.records import Record
 from rlhf_dist.labelling.candidates import Answer
@@ -44,7 +44,7 @@ def with_text(judgement: Judgement, name: str, text: str) -> Judgement:
             return replace(judgement, demonstration=text)
 
 
-def task_of(extras: Mapping[str, Any], judgement: Judgement) -> Task:
+def task_of(extras: Mapping[str, object], judgement: Judgement) -> Task:
     """What was asked for: as it was kept, or, in a file of others, what the answer looks like."""
     if extras.get("task") in _TASKS:
         return cast(Task, extras["task"])
@@ -55,12 +55,12 @@ def task_of(extras: Mapping[str, Any], judgement: Judgement) -> Task:
     return "compare" if len(judgement.answers) == 2 and judgement.strength is not None else "rank"
 
 
-def source_of(extras: Mapping[str, Any], other: Source = "person") -> Source:
+def source_of(extras: Mapping[str, object], other: Source = "person") -> Source:
     """Who judged: as it was kept, else ``other``."""
     return cast(Source, extras["source"]) if extras.get("source") in _SOURCES else other
 
 
-def in_order(extras: Mapping[str, Any], answers: Sequence[Answer]) -> tuple[Answer, ...]:
+def in_order(extras: Mapping[str, object], answers: Sequence[Answer]) -> tuple[Answer, ...]:
     """The answers in the order in which they were shown, where that was kept."""
     by_name = {answer.id: answer for answer in answers}
     order = extras.get("order")

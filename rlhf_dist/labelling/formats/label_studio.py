@@ -12,7 +12,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from rlhf_dist.data.chat import read_messages
 from rlhf_dist.data.records import Record, kind_of
@@ -180,13 +179,13 @@ def _results(annotation: Record) -> list[Record]:
     return results
 
 
-def _kept(result: Record) -> Mapping[str, Any]:
+def _kept(result: Record) -> Mapping[str, object]:
     meta = result.fields.get("meta")
     kept = meta.get(_KEPT) if isinstance(meta, dict) else None
     return kept if isinstance(kept, dict) else {}
 
 
-def _labeller(fields: Mapping[str, Any]) -> str:
+def _labeller(fields: Mapping[str, object]) -> str:
     """Who annotated: an account's number, or an object of it; of a prediction, the model."""
     who = fields.get("completed_by", fields.get("model_version"))
     if isinstance(who, dict):
@@ -287,7 +286,7 @@ def _answers(data: Record) -> tuple[Answer, ...]:
     return tuple(answers.values())
 
 
-def _items(data: Record) -> list[dict[str, Any]]:
+def _items(data: Record) -> list[dict[str, object]]:
     """`items`, or the only list of objects with an id, whatever it is called."""
     lists = {
         name: value

@@ -167,7 +167,7 @@ def _answer(reply: Record, parent: str) -> Answer:
     return Answer(name, reply.text("text"), reply.text("model_name") if reply.has("model_name") else None)
 
 
-def _rankings(row: Record) -> list[dict[str, Any]]:
+def _rankings(row: Record) -> list[dict[str, object]]:
     events = row.object("events") if row.has("events") else {}
     found = events.get("ranking") or []
     if not isinstance(found, list) or not all(isinstance(event, dict) for event in found):
