@@ -10,11 +10,11 @@ from pathlib import Path
 
 from rlhf_dist.config.commands import CommandParser, Commands
 from rlhf_dist.errors import ClusterError, UserError
-from rlhf_dist.jobs.arguments import add_eval_reward, add_judge, add_judgements
+from rlhf_dist.jobs.arguments import add_eval, add_eval_reward, add_judge, add_judgements
 from rlhf_dist.labelling.arguments import add_label
 from rlhf_dist.labelling.formats.convert import add_convert
 from rlhf_dist.labelling.sample_request import add_sample
-from rlhf_dist.main import JOBS, guarded, launch, sample
+from rlhf_dist.main import JOBS, evaluate, guarded, launch, sample
 
 
 def _parser() -> CommandParser:
@@ -33,6 +33,7 @@ def _parser() -> CommandParser:
     _add_export(commands)
     add_sample(commands)
     add_judge(commands)
+    add_eval(commands)
     add_convert(commands)
     add_label(commands)
     add_judgements(commands)
@@ -158,6 +159,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 )
             case "sample":
                 return sample(options)
+            case "eval":
+                return evaluate(options)
             case _:
                 print(importlib.import_module("rlhf_dist.controller.comparison").report(options.runs, options.out))
     except (UserError, ClusterError) as error:

@@ -23,7 +23,7 @@ from rlhf_dist.config.schema import ClusterConfig, DPOConfig, PPOConfig, RewardM
 from rlhf_dist.config.validate import validate_dpo, validate_ppo, validate_reward, validate_sft
 from rlhf_dist.device import CPU, is_surely_cpu
 from rlhf_dist.errors import ClusterError, RunError, StoppedByUser, UserError
-from rlhf_dist.labelling.sample_request import sample_request
+from rlhf_dist.labelling.sample_request import eval_request, sample_request
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,17 @@ def sample(options: argparse.Namespace) -> int:
             importlib.import_module("rlhf_dist.jobs.sample").run(request, forks)
 
     return guarded(job, "the answers that were being written are lost, the same command goes on with the others")
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Compares two models by a judge (`rlhf-dist eval`). The exit code."""
+
+    def job() -> None:
+        request = eval_request(options)
+        with fork_server(request.cluster, request.device) as forks:
+            importlib.import_module("rlhf_dist.jobs.evaluate").run(options, request, forks)
+
+    return guarded(job, "what stands in the files is kept, the same command goes on with the rest")
 
 
 @contextmanager

@@ -1,12 +1,14 @@
-"""The options of `rlhf-dist judgements` and `eval-reward`, apart from what these do, so that --help takes no time."""
+"""The options of `judgements`, `eval-reward`, `judge` and `eval`, apart from what these do: --help takes no time."""
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from rlhf_dist.config.commands import Commands
 from rlhf_dist.config.schema.roles import DTYPES
 from rlhf_dist.device import DEVICES
+from rlhf_dist.labelling.sample_request import add_sampling_options
 
 
 def add_judgements(commands: Commands) -> None:
@@ -93,18 +95,44 @@ def add_judge(commands: Commands) -> None:
     judge.add_argument("candidates", metavar="CANDIDATES", help="the prompts and their answers (.jsonl, .parquet)")
     judge.add_argument("--out", type=Path, required=True, metavar="FILE", help="judgements go here (.jsonl)")
     judge.add_argument("--split", default="train", metavar="NAME", help="split of a hub name (default train)")
+    judge.add_argument("--task", default="rank", choices=("rank", "compare"), help="all answers, or each pair (rank)")
+    judge.add_argument("--name", help="the labeller's name (default: of the function or model)")
+    judge.add_argument("--model", metavar="NAME", help="with --endpoint: the model's name there")
+    _add_judge_options(judge)
+    judge.add_argument(
+        "--max-tokens", type=int, default=512, metavar="N", help="with --endpoint: longest reply (default 512)"
+    )
+    judge.add_argument("--device", default="auto", choices=("auto", *DEVICES), help="of a reward model (default auto)")
+    judge.add_argument("--trust-remote-code", action="store_true", help="allow code that comes with the model")
+
+
+def add_eval(commands: Commands) -> None:
+    """Adds the command `eval` to the commands of a parser."""
+    evaluate = commands.add_parser(
+        "eval",
+        help="how often one model's answers are preferred to another's",
+        description="Lets two models answer the same prompts, a judge compare the answers, and shows how often the "
+        "first model's are preferred, with an interval: as they are, and as if they were equally long. A second call "
+        "goes on where the first one stopped.",
+    )
+    evaluate.add_argument("first", metavar="[NAME=]DIR_A", help="a model, and what it is called")
+    evaluate.add_argument("second", metavar="[NAME=]DIR_B", help="the model it is compared with")
+    evaluate.add_argument("--out", type=Path, required=True, metavar="DIR", help="answers, judgements and eval.json")
+    add_sampling_options(evaluate)
+    _add_judge_options(evaluate)
+    evaluate.add_argument("--judge-model", metavar="NAME", help="with --endpoint: the model's name there")
+    evaluate.add_argument(
+        "--judge-max-tokens", type=int, default=512, metavar="N", help="with --endpoint: longest reply (default 512)"
+    )
+
+
+def _add_judge_options(judge: argparse.ArgumentParser) -> None:
     who = judge.add_mutually_exclusive_group(required=True)
     who.add_argument("--function", metavar="FILE.py:NAME", help="scores: function(prompts, responses) -> scores")
     who.add_argument("--reward-model", metavar="DIR", help="a reward model, such as runs/NAME/model")
     who.add_argument("--endpoint", metavar="URL", help="of chat completions, such as http://localhost:8000/v1")
-    judge.add_argument("--task", default="rank", choices=("rank", "compare"), help="all answers, or each pair (rank)")
-    judge.add_argument("--name", help="the labeller's name (default: of the function or model)")
-    judge.add_argument("--model", metavar="NAME", help="with --endpoint: the model's name there")
     judge.add_argument("--token-env", metavar="VAR", help="with --endpoint: environment variable with its token")
     judge.add_argument("--template", metavar="FILE", help="with --endpoint: text with {prompt}, {first} and {second}")
-    judge.add_argument(
-        "--max-tokens", type=int, default=512, metavar="N", help="with --endpoint: longest reply (default 512)"
-    )
     judge.add_argument(
         "--parallel", type=int, default=8, metavar="N", help="with --endpoint: requests at a time (default 8)"
     )
@@ -114,5 +142,3 @@ def add_judge(commands: Commands) -> None:
     judge.add_argument(
         "--timeout", type=float, default=120.0, metavar="S", help="seconds for a call or a request (default 120)"
     )
-    judge.add_argument("--device", default="auto", choices=("auto", *DEVICES), help="of a reward model (default auto)")
-    judge.add_argument("--trust-remote-code", action="store_true", help="allow code that comes with the model")

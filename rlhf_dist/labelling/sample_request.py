@@ -67,8 +67,6 @@ def add_sample(commands: Commands) -> None:
         metavar="[NAME=]DIR",
         help="a model, and what its answers are called; several times for several models",
     )
-    sample.add_argument("--prompts", required=True, metavar="FILE", help=".jsonl or .parquet file, or a hub name")
-    sample.add_argument("--split", default="train", help="of a hub name (train)")
     sample.add_argument("--out", type=Path, required=True, metavar="FILE.jsonl", help="the file to write")
     sample.add_argument(
         "--k",
@@ -77,20 +75,27 @@ def add_sample(commands: Commands) -> None:
         metavar="N",
         help="answers to each prompt, of all models together (4; the paper: 4 to 9)",
     )
+    sample.add_argument("--redraws", type=int, default=4, metavar="N", help="how often a duplicate is drawn again (4)")
+    sample.add_argument("--overwrite", action="store_true", help="begin anew, if the file is there")
+    add_sampling_options(sample)
+
+
+def add_sampling_options(sample: argparse.ArgumentParser) -> None:
+    """Adds what to sample, how and on what: the options of all commands that do."""
+    sample.add_argument("--prompts", required=True, metavar="FILE", help=".jsonl or .parquet file, or a hub name")
+    sample.add_argument("--split", default="train", help="of a hub name (train)")
     sample.add_argument("--limit", type=int, metavar="N", help="the first N prompts only")
     sample.add_argument("--temperature", type=float, default=1.0, metavar="T", help="(1.0)")
     sample.add_argument("--top-p", type=float, default=1.0, metavar="P", help="share of the likeliest tokens; 1: all")
     sample.add_argument("--top-k", type=int, default=0, metavar="N", help="so many likeliest tokens; 0: all")
     sample.add_argument("--max-tokens", type=int, default=256, metavar="N", help="longest answer (256)")
     sample.add_argument("--seed", type=int, default=1, metavar="N", help="(1)")
-    sample.add_argument("--redraws", type=int, default=4, metavar="N", help="how often a duplicate is drawn again (4)")
     sample.add_argument("--backend", choices=("vllm", "hf"), default="vllm", help="vllm, or plain transformers (hf)")
     sample.add_argument("--engines", type=int, default=1, metavar="N", help="engines of each model (1)")
     sample.add_argument("--tensor-parallel", type=int, default=1, metavar="N", help="devices of each engine (1)")
     sample.add_argument("--batch", type=int, metavar="N", help="answers that an engine writes at once (256; on CPU 64)")
     sample.add_argument("--device", choices=("auto", *DEVICES), default="auto", help="(auto)")
     sample.add_argument("--trust-remote-code", action="store_true", help="run the code that a model comes with")
-    sample.add_argument("--overwrite", action="store_true", help="begin anew, if the file is there")
 
 
 def sample_request(options: argparse.Namespace) -> SampleRequest:
@@ -129,6 +134,16 @@ def sample_request(options: argparse.Namespace) -> SampleRequest:
         options.device,
         options.trust_remote_code,
     )
+
+
+def eval_request(options: argparse.Namespace) -> SampleRequest:
+    """What `rlhf-dist eval` asks for: one answer of each of two models to each prompt. UserError as above.
+
+    An answer that both models give is not drawn again: it is a tie.
+    """
+    models = [options.first, options.second]
+    given = {"model": models, "k": len(models), "redraws": 0, "out": options.out / "candidates.jsonl"}
+    return sample_request(argparse.Namespace(**{**vars(options), **given, "overwrite": False}))
 
 
 def named_model(text: str) -> tuple[str, str]:

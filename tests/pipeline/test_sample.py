@@ -42,3 +42,49 @@ def test_two_models_answer_and_what_is_lost_is_sampled_again_alike(tmp_path: Pat
     assert "old: " not in second.output and "new: 24 of 24 prompts\n" in second.output
     assert [json.loads(line) for line in out.read_bytes().splitlines()] == [json.loads(line) for line in whole]
     assert not (tmp_path / "c.logs").exists()
+
+
+def test_a_judge_compares_two_models_and_a_second_call_asks_nobody_again(tmp_path: Path) -> None:
+    place = Workspace(tmp_path)
+    for seed, name in enumerate(("old", "new")):
+        write_model(tmp_path / name, seed=seed)
+    write_data(tmp_path / "data")
+    (tmp_path / "judge.py").write_text(
+        "def longer(prompts, responses):\n    return [len(text) for text in responses]\n"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "rlhf_dist",
+        "eval",
+        "new",
+        "old",
+        "--prompts",
+        "data/prompts.jsonl",
+        "--limit",
+        "16",
+    ]
+    command += [
+        "--out",
+        "eval",
+        "--function",
+        "judge.py:longer",
+        "--backend",
+        "hf",
+        "--device",
+        "cpu",
+        "--max-tokens",
+        "6",
+    ]
+    first = place.finish(place.launch(command), "", 0)
+    rows = load_candidates(str(tmp_path / "eval/candidates.jsonl"))
+    texts = [{answer.model: len(answer.text) for answer in row.answers} for row in rows]
+    longer = [one["new"] - one["old"] if len(one) == 2 else 0 for one in texts]
+    found = json.loads((tmp_path / "eval/eval.json").read_text())
+    signs = sum(value > 0 for value in longer), sum(value == 0 for value in longer), sum(value < 0 for value in longer)
+    assert (found["wins"], found["ties"], found["losses"]) == signs and sum(signs) == 16
+    assert found["win_rate"]["value"] == pytest.approx((signs[0] + signs[1] / 2) / 16)
+    assert f"new against old: {signs[0]} won" in first.output and "at equal length" in first.output
+    (tmp_path / "judge.py").write_text("def longer(prompts, responses):\n    raise RuntimeError('asked again')\n")
+    place.finish(place.launch(command), "", 0)
+    assert json.loads((tmp_path / "eval/eval.json").read_text()) == found
