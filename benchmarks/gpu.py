@@ -62,17 +62,17 @@ class Part:
 
 
 PARTS = (
-    Part("device", "facts of the device", "tests/gpu/test_device.py", 30, (*BASE, "pytest")),
-    Part("kernels", "models and heads against the CPU", "tests/gpu/test_models.py", 80, (*BASE, "pytest")),
-    Part("transport", "weights between processes", "tests/gpu/test_transport.py", 80, (*BASE, "pytest")),
-    Part("training", "ZeRO, residency", "tests/gpu/test_training.py", 120, (*BASE, "pytest", "deepspeed")),
-    Part("engines", "rollout engines", "tests/gpu/test_engines.py", 120, (*BASE, "pytest")),
-    Part("mfu", "FLOPs utilization of training", "mfu", 70, BASE),
-    Part("transfer", "seconds of a weight transfer", "transfer", 70, BASE),
-    Part("generation", "tokens/s, sleep and wake", "generation", 110, BASE),
-    Part("ppo-colocated", "PPO, all roles on one card", "ppo:colocated", 90, (*BASE, "deepspeed", "ray")),
-    Part("ppo-host", "the same, weights through the host", "ppo:host", 50, (*BASE, "deepspeed", "ray")),
-    Part("ppo-separate", "PPO on two cards", "ppo:separate", 80, (*BASE, "deepspeed", "ray"), 2),
+    Part("device", "facts of the device", "tests/gpu/test_device.py", 20, (*BASE, "pytest")),
+    Part("kernels", "models and heads against the CPU", "tests/gpu/test_models.py", 50, (*BASE, "pytest")),
+    Part("transport", "weights between processes", "tests/gpu/test_transport.py", 40, (*BASE, "pytest")),
+    Part("training", "ZeRO, residency", "tests/gpu/test_training.py", 130, (*BASE, "pytest", "deepspeed")),
+    Part("engines", "rollout engines", "tests/gpu/test_engines.py", 110, (*BASE, "pytest")),
+    Part("mfu", "FLOPs utilization of training", "mfu", 60, BASE),
+    Part("transfer", "seconds of a weight transfer", "transfer", 55, BASE),
+    Part("generation", "tokens/s, sleep and wake", "generation", 105, BASE),
+    Part("ppo-colocated", "PPO, all roles on one card", "ppo:colocated", 130, (*BASE, "deepspeed", "ray")),
+    Part("ppo-host", "the same, weights through the host", "ppo:host", 100, (*BASE, "deepspeed", "ray")),
+    Part("ppo-separate", "PPO on two cards", "ppo:separate", 100, (*BASE, "deepspeed", "ray"), 2),
 )
 
 
