@@ -264,13 +264,14 @@ def test_two_answers_are_compared_by_keys(labelling: Labelling) -> None:
     page.locator("input[name=preference]").first.focus()
     page.keyboard.press("Space")
     page.keyboard.press("ArrowRight")
+    assert page.get_by_label("A is clearly better").is_checked()
     page.keyboard.press("Control+Enter")
     saved(page)
     page.get_by_text("About equal").click()
     page.locator("#save").click()
     sync_api.expect(page.locator("#progress-text")).to_have_text("2 of about 2")
     first, second = labelling.judgements
-    assert (texts(first), first.strength) == ([["A"], ["B"]], 2)
+    assert (texts(first), first.strength) == ([["A"], ["B"]], 2)  # clearly better
     assert (texts(second), second.strength) == ([["A", "B"]], 0)
 
 

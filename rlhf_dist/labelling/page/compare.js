@@ -4,13 +4,13 @@ import { h } from "./dom.js";
 import { answerCard } from "./text.js";
 
 const CHOICES = [
-  ["A", 3, "A is clearly better"],
-  ["A", 2, "A is better"],
+  ["A", 3, "A is much better"],
+  ["A", 2, "A is clearly better"],
   ["A", 1, "A is slightly better"],
   ["", 0, "About equal"],
   ["B", 1, "B is slightly better"],
-  ["B", 2, "B is better"],
-  ["B", 3, "B is clearly better"],
+  ["B", 2, "B is clearly better"],
+  ["B", 3, "B is much better"],
 ];
 
 export function compareTask(sheet, _start, changed) {
