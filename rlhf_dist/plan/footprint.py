@@ -204,12 +204,16 @@ def _loading_bytes(facts: ModelFacts, role: ModelRoleConfig) -> int:
 
 
 def _step_bytes(facts: ModelFacts, role: TrainedRoleConfig, device: Device, learning: int) -> int:
-    """What AdamW needs while it updates, beside what stays: a copy of the gradients where ZeRO flattens them."""
+    """What AdamW needs while it updates, beside what stays, where ZeRO has flattened what it updates into one tensor.
+
+    That is a copy of the gradients, and, where AdamW is not one fused kernel, the root of the second moments and what
+    it is divided into, each as large.
+    """
     if train_engine_of(role, device) == "torch" or (role.zero_stage == 0 and facts.itemsize == _FLOAT32):
         return 0
     if role.zero_stage == 3:  # by sub-groups, each of which ends with the parameter that fills it
         learning = min(learning, zero_sub_group(device) + facts.largest_parameter // role.num_workers)
-    return learning * _FLOAT32
+    return learning * _FLOAT32 * (1 if device.fused_adamw else 3)
 
 
 def _process_bytes(facts: ModelFacts, role: ModelRoleConfig, device: Device) -> int:
