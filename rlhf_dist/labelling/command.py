@@ -56,8 +56,8 @@ def run(options: argparse.Namespace) -> None:
         links = replace(links, port=listener.getsockname()[1])
         write_links(path, links)
         site = Site(desk, links, known, guidelines, _hosts(options), _origin(options.url))
-        print(_greeting(options, site, len({item.prompt.id for item in items}), path), flush=True)
-        asyncio.run(_serve(site, listener))
+        greeting = _greeting(options, site, len({item.prompt.id for item in items}), path)
+        asyncio.run(_serve(site, listener, greeting))
         print(f"Stopped. {len(desk.standing)} judgements stand in {options.out}", flush=True)
 
 
@@ -186,7 +186,8 @@ def _address(options: argparse.Namespace, port: int) -> str:
 def _greeting(options: argparse.Namespace, site: Site, prompts: int, path: Path) -> str:
     address, names = _address(options, site.links.port), site.desk.assignments.labellers
     width = max(len(name) for name in [*names, "operator"])
-    lines = [f"Task {site.desk.task}: {prompts} prompts, {len(names)} labellers. Judgements: {options.out}"]
+    who = f"{len(names)} labeller{'' if len(names) == 1 else 's'}"
+    lines = [f"Task {site.desk.task}: {prompts} prompts, {who}. Judgements: {options.out}"]
     lines += [f"  {name:{width}}  {address}/#{site.links.tokens[name]}" for name in names]
     lines += [f"  {'operator':{width}}  {address}/operator#{site.links.tokens[OPERATOR]}"]
     local = options.host in ("127.0.0.1", "localhost", "::1")
@@ -196,7 +197,8 @@ def _greeting(options: argparse.Namespace, site: Site, prompts: int, path: Path)
     return "\n".join(lines)
 
 
-async def _serve(site: Site, listener: socket.socket) -> None:
+async def _serve(site: Site, listener: socket.socket, greeting: str) -> None:
+    """Serves until a signal comes. ``greeting`` is printed once the page is there, and Ctrl-C ends it as it says."""
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -208,5 +210,6 @@ async def _serve(site: Site, listener: socket.socket) -> None:
     await runner.setup()
     with contextlib.closing(listener):
         await web.SockSite(runner, listener).start()
+        print(greeting, flush=True)
         await stopped.wait()
         await runner.cleanup()
