@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -157,7 +158,8 @@ def test_an_overloaded_endpoint_is_asked_again(server: Server) -> None:
 def test_the_pauses_between_tries_grow_and_have_an_end(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
     monkeypatch.setattr(http_client, "_FIRST_PAUSE_S", 0.5)
-    monkeypatch.setattr(http_client.time, "sleep", pauses.append)
+    own = SimpleNamespace(**vars(time) | {"sleep": pauses.append})  # time itself is every thread's
+    monkeypatch.setattr(http_client, "time", own)
     server.answers = [lambda _: (503, {})] * 9 + [lengths]
     assert check_scores(scorer(server, retries=9), PROMPTS, RESPONSES) == [3.0, 3.0, 5.0]
     assert pauses == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
