@@ -31,13 +31,15 @@ def run(options: argparse.Namespace, request: SampleRequest, forks: ForkServer |
     sample.run(request, forks)
     judgements = options.out / "judgements.jsonl"
     rows = load_candidates(str(request.out))
+    own = {"candidates": str(request.out), "split": "train", "out": judgements, "task": "compare", "name": None}
+    own |= {"model": options.judge_model, "max_tokens": options.judge_max_tokens}
+    asked = argparse.Namespace(**{**vars(options), **own})
     if any(len(row.answers) > 1 for row in rows):
-        own = {"candidates": str(request.out), "split": "train", "out": judgements, "task": "compare", "name": None}
-        own |= {"model": options.judge_model, "max_tokens": options.judge_max_tokens}
-        judge.run(argparse.Namespace(**{**vars(options), **own}))
-    said = preferences_of(load_judgements(str(judgements))) if judgements.is_file() else []
+        judge.run(asked)
+    said = load_judgements(str(judgements)) if judgements.is_file() else []
+    mine = [one for one in said if one.labeller == judge.judge_name(asked)]  # not an earlier call's with another judge
     (first, _), (second, _) = request.models
-    found = win_rate(first, second, said, rows, Bootstrap())
+    found = win_rate(first, second, preferences_of(mine), rows, Bootstrap())
     path = options.out / "eval.json"
     with writing(path):
         write_json_atomic(path, found.to_json())

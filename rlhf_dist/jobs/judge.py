@@ -94,18 +94,26 @@ def run(options: argparse.Namespace) -> None:
     print(f"{options.out}: {len(left)} judgements of {judge.labeller}" + (f" ({counts})" if counts else ""))
 
 
+def judge_name(options: argparse.Namespace) -> str:
+    """The labeller's name in the judgements: the one that was given, else the function's or the model's."""
+    if options.name:
+        return str(options.name)
+    if options.function is not None:
+        return str(options.function.rpartition(":")[2])
+    return str(options.model) if options.reward_model is None else named_model(options.reward_model)[0]
+
+
 @contextmanager
 def _judge(options: argparse.Namespace) -> Iterator[_Judge]:
     if options.function is not None:
         scorer = FunctionScorer(options.function, options.timeout, "judge", "--timeout")
-        name = options.name or options.function.rpartition(":")[2]
-        yield _Judge(name, "function", lambda asked: _by_function(scorer, asked))
+        yield _Judge(judge_name(options), "function", lambda asked: _by_function(scorer, asked))
     elif options.reward_model is not None:
         with _reward_model(options) as rank:
-            yield _Judge(options.name or named_model(options.reward_model)[0], "model", rank)
+            yield _Judge(judge_name(options), "model", rank)
     else:
         judge = _chat_judge(options)
-        yield _Judge(options.name or options.model, "endpoint", _Endpoint(judge).rank)
+        yield _Judge(judge_name(options), "endpoint", _Endpoint(judge).rank)
 
 
 def _by_function(scorer: FunctionScorer, asked: Sequence[_Asked]) -> list[Ranking]:

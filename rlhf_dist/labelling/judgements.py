@@ -1,13 +1,13 @@
 """Judgements: what a labeller, or a judge in a labeller's place, said of a prompt's answers. A JSONL file of them.
 
-The file only ever grows. A judgement that is changed or taken back stays, and a later line names it in `replaces`.
+The file only ever grows. A judgement that is changed stays, and a later line names it in `replaces`.
 """
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -42,7 +42,6 @@ class Judgement:
         flag: why somebody should look at this prompt; "" where nobody need.
         note: whatever the labeller wanted to say.
         replaces: id of the judgement that this one stands in for.
-        withdrawn: whether it only takes that one back.
     """
 
     id: str
@@ -61,7 +60,6 @@ class Judgement:
     flag: str = ""
     note: str = ""
     replaces: str | None = None
-    withdrawn: bool = False
 
     def to_json(self) -> dict[str, object]:
         """As one line of a file: what is not there, or says nothing, is left out."""
@@ -70,11 +68,9 @@ class Judgement:
         row |= {"labeller": self.labeller, "source": self.source, "at": self.at, "seconds": round(self.seconds, 3)}
         row |= {"ranking": [list(tied) for tied in self.ranking]} if self.ranking else {}
         row |= {"ratings": {name: dict(given) for name, given in self.ratings.items()}} if self.ratings else {}
-        optional = ("strength", "demonstration", "skipped", "flag", "note", "replaces", "withdrawn")
+        optional = ("strength", "demonstration", "skipped", "flag", "note", "replaces")
         given = {name: getattr(self, name) for name in optional}
-        return row | {
-            name: value for name, value in given.items() if value is not None and not (value == "" or value is False)
-        }
+        return row | {name: value for name, value in given.items() if value not in (None, "")}
 
     @staticmethod
     def read(record: Record) -> Judgement:
@@ -99,7 +95,6 @@ class Judgement:
             _text(record, "flag"),
             _text(record, "note"),
             record.text("replaces") if record.has("replaces") else None,
-            record.fields.get("withdrawn") is True,
         )
 
 
@@ -109,7 +104,7 @@ def new_id() -> str:
 
 
 def load_judgements(path: str) -> list[Judgement]:
-    """The judgements of a file that hold: without those that others replace or take back, each id once, in order.
+    """The judgements of a file that hold: without those that others replace, each id once, in order.
 
     A last line without an end, which a writer that was killed has left, is none: nobody was told that it was kept.
 
@@ -125,7 +120,7 @@ def standing(judgements: Iterable[Judgement]) -> list[Judgement]:
     for judgement in judgements:
         by_id.setdefault(judgement.id, judgement)
     replaced = {judgement.replaces for judgement in by_id.values()}
-    return [one for one in by_id.values() if one.id not in replaced and not one.withdrawn]
+    return [one for one in by_id.values() if one.id not in replaced]
 
 
 class JudgementLog:
@@ -171,12 +166,6 @@ class JudgementLog:
     def close(self) -> None:
         """Gives the file free for other processes."""
         self._lines.close()
-
-
-def withdrawal(of: Judgement, at: str) -> Judgement:
-    """The judgement that takes another one back."""
-    bare = Judgement(new_id(), of.task, of.prompt, (), of.labeller, of.source, at)
-    return replace(bare, replaces=of.id, withdrawn=True)
 
 
 def _one_of(record: Record, name: str, choices: tuple[Any, ...]) -> Any:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from rlhf_dist.errors import UserError
 from rlhf_dist.labelling.candidates import Answer, Candidates, Prompt, load_candidates, prompt_id
-from rlhf_dist.labelling.judgements import Judgement, JudgementLog, load_judgements, standing, withdrawal
+from rlhf_dist.labelling.judgements import Judgement, JudgementLog, load_judgements, standing
 
 PROMPT = Prompt(
     prompt_id([{"role": "user", "content": "A colour?"}]), ({"role": "user", "content": "A colour?"},), "A colour?"
@@ -120,15 +120,13 @@ def test_a_judgement_that_is_sent_twice_is_one(path: Path) -> None:
         assert log.standing == [judgement()]
 
 
-def test_a_judgement_that_was_changed_or_taken_back_does_not_hold(path: Path) -> None:
+def test_a_judgement_that_was_changed_does_not_hold(path: Path) -> None:
     with JudgementLog(path) as log:
         log.append(judgement("1"))
         log.append(judgement("2", replaces="1", note="better"))
-        log.append(judgement("3"))
-        log.append(withdrawal(judgement("3"), "2026-01-02T00:00:00Z"))
         assert [one.id for one in log.standing] == ["2"]
     assert [one.id for one in load_judgements(str(path))] == ["2"]
-    assert len(path.read_text().splitlines()) == 4, "a line of the file is gone"
+    assert len(path.read_text().splitlines()) == 2, "a line of the file is gone"
 
 
 def test_what_a_killed_writer_left_half_written_is_cut_and_the_rest_kept(path: Path) -> None:
