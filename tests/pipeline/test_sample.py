@@ -87,8 +87,8 @@ def test_a_judge_compares_two_models_and_a_second_call_asks_nobody_again(tmp_pat
     assert f"new against old: {signs[0]} won" in first.output and "at equal length" in first.output
     again = "def longer(prompts, responses):\n    raise RuntimeError('asked again')\n\n"
     (tmp_path / "judge.py").write_text(f"{again}def shorter(p, r):\n    return [-len(text) for text in r]\n")
-    place.finish(place.launch(command), "", 0)
-    assert json.loads((tmp_path / "eval/eval.json").read_text()) == found
-    place.finish(place.launch([*command[:-1], "judge.py:shorter"]), "", 0)
+    place.finish(place.launch([*command, "--function", "judge.py:shorter"]), "", 0)
     other = json.loads((tmp_path / "eval/eval.json").read_text())
-    assert (other["wins"], other["losses"]) == (found["losses"], found["wins"]), "two judges are mixed"
+    assert (other["wins"], other["losses"]) == (found["losses"], found["wins"])
+    place.finish(place.launch(command), "", 0)
+    assert json.loads((tmp_path / "eval/eval.json").read_text()) == found, "two judges are mixed"
