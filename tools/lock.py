@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Writes requirements/*.txt: the exact versions behind the ranges of setup.py, ``name==version``, one a line.
 
-``cpu``, ``build``, ``test`` and ``demo`` are what is installed in the environment that runs this, so install that with
-the newest versions and run the suite first: ``make clean test && .venv/bin/python tools/lock.py cpu build test demo``.
-``cuda``, ``npu``, ``flash`` and ``loggers`` are resolved against PyPI by uv (``pip install uv``), from metadata alone,
-for the platform that each file names. ``make install LOCKED=1`` installs from these files.
+``cpu``, ``build``, ``test``, ``docs`` and ``demo`` are what is installed in the environment that runs this, so install
+that with the newest versions and run the suite first: ``make clean test && .venv/bin/python tools/lock.py cpu build
+test docs demo``. ``cuda``, ``npu``, ``flash`` and ``loggers`` are resolved against PyPI by uv (``pip install uv``),
+from metadata alone, for the platform that each file names. ``make install LOCKED=1`` installs from these files.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "requirements"
-INSTALLED = ("cpu", "build", "test", "demo")  # in this order: the others are resolved around them
+INSTALLED = ("cpu", "build", "test", "docs", "demo")  # in this order: the others are resolved around them
 BUILD = ["setuptools>=68"]  # as pyproject.toml has it
 RESOLVED = ("cuda", "npu", "flash", "loggers")
 BESIDE = {"flash": "cuda", "loggers": "cpu"}  # whose versions these are not to change, and do not repeat
@@ -53,6 +53,7 @@ WHAT = {
     "# and the vLLM of tools/install.py, which comes without its dependencies. PyPI has no triton-ascend.",
     "build": "What packages without a wheel are built with, this one among them.",
     "test": "The extra `test`: its tools, and what they bring beside the package's own requirements.",
+    "docs": "The extra `docs`: its packages, and what they bring beside the package's own requirements.",
     "demo": "The extra `demo`: its packages, and what they bring beside the package's own requirements.",
     "loggers": "The extra `loggers`: its packages, and what they bring beside the package's own requirements.",
     "flash": "The extra `flash`: its package, and what it brings beside the package's own requirements.",
@@ -176,7 +177,7 @@ def from_index(name: str) -> dict[str, str]:
     """
     about = described()
     beside = read(BESIDE[name]) if name in BESIDE else {}
-    fixed = read("test") | read("demo") | {"setuptools": read("cpu")["setuptools"]} | beside
+    fixed = read("test") | read("docs") | read("demo") | {"setuptools": read("cpu")["setuptools"]} | beside
     fixed = {package: version for package, version in fixed.items() if package not in OLDER.get(name, ())}
     needs = about["extras_require"][name] + ([] if beside else about["install_requires"])
     found = resolve(needs, pinned(fixed), PYTHONS[0], PLATFORMS[name])

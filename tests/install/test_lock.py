@@ -17,7 +17,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[2]
 DEVICES = ("cpu", "cuda", "npu")
-BESIDE = ("build", "test", "demo", "flash")
+BESIDE = ("build", "test", "docs", "demo", "flash")
 REWRITE = "make install, then .venv/bin/python tools/lock.py"
 
 
@@ -82,7 +82,7 @@ def test_a_locked_environment_holds_what_the_files_say() -> None:
     stamp = Path(sys.prefix) / "installed"
     if not stamp.exists() or stamp.read_text().split()[1] != "locked":
         pytest.skip("not installed with LOCKED=1")
-    versions = lock.read(stamp.read_text().split()[0]) | lock.read("test") | lock.read("demo")
+    versions = lock.read(stamp.read_text().split()[0]) | lock.read("test") | lock.read("docs") | lock.read("demo")
     found = importlib.metadata.distributions(path=[sysconfig.get_path("purelib")])
     installed = {canonicalize_name(one.metadata["Name"]): Version(one.version).public for one in found}
     of_torch = {package for package in installed if package.startswith(("nvidia-", "cuda-")) or package == "triton"}
@@ -129,7 +129,7 @@ def test_a_python_that_the_files_are_not_for_is_refused_in_one_line(
 def test_pip_is_given_the_files_of_the_device_and_the_extras() -> None:
     options = installer.constraints("cuda")
     assert options == ["--build-constraint=requirements/build.txt"] + [
-        f"--constraint=requirements/{name}.txt" for name in ("cuda", "test", "demo")
+        f"--constraint=requirements/{name}.txt" for name in ("cuda", "test", "docs", "demo")
     ]
 
 

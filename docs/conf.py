@@ -1,0 +1,81 @@
+"""The documentation site: ``make docs`` builds it, tests/docs/test_site.py allows no warning.
+
+The site's source folder is the whole repository (``sphinx-build -c docs . OUT``), so that a link between any two
+Markdown files, README.md included, is the same on GitHub and on the site. ``include_patterns`` says which files are
+pages. A link to any other file of the repository leads to its source: ``linked_to_source``.
+"""
+
+from __future__ import annotations
+
+import logging as python_logging
+import os
+from pathlib import Path
+
+from docutils import nodes
+from sphinx import addnodes
+from sphinx.application import Sphinx
+from sphinx.util import logging
+
+ROOT = Path(__file__).resolve().parents[1]
+
+project = "rlhf_dist"
+author = "The rlhf_dist authors"
+copyright = author
+root_doc = "docs/index"
+include_patterns = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/**", "benchmarks/results/*.md"]
+# What Sphinx need not walk: every folder without pages, such as .venv.
+exclude_patterns = [path.name for path in ROOT.iterdir() if path.is_dir() and path.name not in ("docs", "benchmarks")]
+exclude_patterns += ["docs/_build"]
+
+extensions = ["myst_parser"]
+myst_heading_anchors = 4  # GitHub's own anchors, so that page.md#a-heading works in both places
+# docs/index.md names some pages by a pattern before they are there.
+python_logging.getLogger("sphinx.sphinx.directives.other").addFilter(
+    lambda record: getattr(record, "subtype", "") != "empty_glob"
+)
+
+html_theme = "furo"
+html_title = "rlhf_dist"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_additional_pages = {"index": "root.html"}  # the pages keep their folders, so the first one is docs/index.html
+templates_path = ["_templates"]
+html_copy_source = False
+html_show_sphinx = False
+html_show_copyright = False
+
+
+def linked_to_source(app: Sphinx, doctree: nodes.document) -> None:
+    """Makes the links to files and folders that are no pages lead to their source.
+
+    That is below the configuration value ``source_url`` (``-D source_url=https://github.com/OWNER/NAME/blob/COMMIT``);
+    without one, as in a build on one's own machine, the file in the checkout. A file that does not exist is a warning.
+    """
+    page = Path(app.outdir) / app.builder.get_target_uri(app.env.docname)
+    for link in [*doctree.findall(addnodes.download_reference), *doctree.findall(addnodes.pending_xref)]:
+        path = linked_file(app, link)
+        if path is None:
+            continue
+        if not path.exists():
+            logging.getLogger(__name__).warning("no such file: %s", path, location=link)
+        base = app.config.source_url
+        url = f"{base}/{path.relative_to(ROOT)}" if base else os.path.relpath(path, page.parent)
+        link.replace_self(nodes.reference("", "", *link.children, refuri=url, internal=False))
+
+
+def linked_file(app: Sphinx, link: nodes.Element) -> Path | None:
+    """The file or folder that a Markdown link names, or None where it leads to a page or to a heading."""
+    target = link["reftarget"]
+    if link.get("reftype") != "myst" or target in app.env.found_docs:
+        return None
+    if link.get("refdomain") == "doc":
+        return ROOT / f"{target}.md"
+    if link.get("refdomain") or target.startswith("#"):
+        return None
+    return Path(os.path.normpath(ROOT / Path(app.env.docname).parent / target))
+
+
+def setup(app: Sphinx) -> None:
+    """What Sphinx calls first."""
+    app.add_config_value("source_url", "", "env", str)
+    app.connect("doctree-read", linked_to_source, priority=400)  # before Sphinx collects what there is to download
