@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.text import Text
 from transformers.utils import logging
@@ -27,12 +27,10 @@ from rlhf_dist.jobs.outputs import check_outputs, console_for, written
 from rlhf_dist.jobs.reward_scores import checked_model, reward_engine, reward_scores
 from rlhf_dist.labelling.estimates import Bootstrap
 from rlhf_dist.labelling.reward_accuracy import RewardAccuracy, ScoredRow, pairs_of, reward_accuracy
-from rlhf_dist.labelling.reward_tables import Mistake, curve_html, mistakes_html, reward_tables
+from rlhf_dist.labelling.reward_tables import Mistake, bench_table, curve_html, mistakes_html, reward_tables
+from rlhf_dist.labelling.rewardbench import BenchRow, BenchScores, bench_scores
 from rlhf_dist.labelling.tables import html_tables, print_tables
 from rlhf_dist.page import escaped, page
-
-if TYPE_CHECKING:
-    pass
 
 MISTAKES = 10
 
@@ -62,7 +60,8 @@ def run(options: argparse.Namespace) -> None:
         for (source, row), given in zip(rows, scores, strict=True)
     ]
     found = reward_accuracy(scored, Bootstrap(options.resamples, options.seed))
-    _show(options, found, len(rows), _mistakes([row for _, row in rows], scored))
+    benches = bench_scores([_bench_row(row, given) for (_, row), given in zip(rows, scores, strict=True)])
+    _show(options, found, benches, len(rows), _mistakes([row for _, row in rows], scored))
 
 
 def _load(paths: Sequence[str], split: str, category: str | None) -> list[tuple[str, RankedAnswers]]:
@@ -72,6 +71,13 @@ def _load(paths: Sequence[str], split: str, category: str | None) -> list[tuple[
     if not paired:
         raise UserError(f"{', '.join(paths)}: all answers tie in every row, so there is no pair to evaluate on")
     return paired
+
+
+def _bench_row(row: RankedAnswers, scores: Sequence[float]) -> BenchRow:
+    """The row as the benchmarks see it: what is not ranked first is wrong."""
+    ranked = list(zip(row.ranks, scores, strict=True))
+    correct, wrong = [score for rank, score in ranked if rank == 1], [score for rank, score in ranked if rank != 1]
+    return BenchRow(row.category or "", str(row.prompt.record.fields.get("id", "")), correct, wrong)
 
 
 def _mistakes(rows: Sequence[RankedAnswers], scored: Sequence[ScoredRow]) -> list[Mistake]:
@@ -95,8 +101,14 @@ def _mistakes(rows: Sequence[RankedAnswers], scored: Sequence[ScoredRow]) -> lis
     return list(worst.values())
 
 
-def _show(options: argparse.Namespace, found: RewardAccuracy, rows: int, mistakes: Sequence[Mistake]) -> None:
-    tables, console = reward_tables(found), console_for()
+def _show(
+    options: argparse.Namespace,
+    found: RewardAccuracy,
+    benches: Sequence[BenchScores],
+    rows: int,
+    mistakes: Sequence[Mistake],
+) -> None:
+    tables, console = [*map(bench_table, benches), *reward_tables(found)], console_for()
     count = found.accuracies[0].pairs
     names = ", ".join(Path(path).name for path in options.data)
     head = (
@@ -107,6 +119,7 @@ def _show(options: argparse.Namespace, found: RewardAccuracy, rows: int, mistake
     print_tables(tables, console)
     if options.json:
         figures: dict[str, object] = {"model": options.model, "data": options.data, "rows": rows, **found.to_json()}
+        figures["benchmarks"] = [asdict(bench) for bench in benches]
         written(options.json, lambda path: write_json_atomic(path, figures), console)
     if options.html:
         title = f"Reward model {Path(options.model).name}"

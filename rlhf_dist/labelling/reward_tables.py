@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from rlhf_dist.errors import one_line
 from rlhf_dist.labelling.estimates import Estimate
 from rlhf_dist.labelling.reward_accuracy import Accuracy, Bin, RewardAccuracy
+from rlhf_dist.labelling.rewardbench import BenchScores
 from rlhf_dist.labelling.tables import Column, Table, share
 from rlhf_dist.page import escaped
 
@@ -73,6 +74,21 @@ def reward_tables(found: RewardAccuracy) -> list[Table]:
         ),
     ]
     return tables + ([_models(found)] if found.models else [])
+
+
+def bench_table(found: BenchScores) -> Table:
+    """The scores on RewardBench or RewardBench 2 as a table."""
+    rows: list[tuple[str, int | None, float | None]] = [(part.name, part.rows, part.score) for part in found.parts]
+    rows.append(("score", sum(part.rows for part in found.parts), found.score))
+    missing = [subset for part in found.parts for subset in part.missing]
+    return Table(
+        found.name,
+        "Sections and score as on the leaderboard: the score is the mean of the sections, and an answer that shares "
+        "its score with another does not win.",
+        (Column("section"), Column("rows", "count"), Column("score", "share")),
+        rows,
+        [f"No score of the whole, as rows are missing: {', '.join(missing)}."] if missing else [],
+    )
 
 
 _ACCURACY = (

@@ -105,6 +105,28 @@ def test_the_page_shows_texts_as_texts(
     assert "\x1b" not in capsys.readouterr().out
 
 
+def test_rows_of_rewardbench_have_its_scores(
+    reward_model: Path, tmp_path: Path, alone: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = rewardbench(tmp_path / "first.jsonl", 12)
+    write_jsonl(tmp_path / "first.jsonl", [row | {"subset": "donotanswer"} for row in first])
+    second = [{"prompt": "a", "chosen": [" good"], "rejected": [" bad", " a bad", " so"], "subset": "Precise IF"}]
+    for kind, good in (("ref", [" good"]), ("tied", [" good", " a good"])):
+        second.append({"prompt": "a", "chosen": good, "rejected": [" bad"], "subset": "Ties", "id": f"{kind}:0"})
+    write_jsonl(tmp_path / "second.jsonl", second)
+    data = ["--data", str(tmp_path / "first.jsonl"), "--data", str(tmp_path / "second.jsonl")]
+    out = tmp_path / "out.json"
+    assert main(["eval-reward", str(reward_model), *data, "--json", str(out), "--resamples", "10"]) == 0
+    found = json.loads(out.read_text())
+    one, two = found["benchmarks"]
+    (accuracy,) = [row["accuracy"]["value"] for row in found["accuracies"] if row["of"] == "donotanswer"]
+    assert {part["name"]: part["score"] for part in one["parts"]}["Safety"] == pytest.approx(accuracy)
+    assert [part["rows"] for part in two["parts"]] == [0, 1, 0, 0, 0, 2]
+    assert two["parts"][-1]["score"] is not None and one["score"] is two["score"] is None
+    shown = capsys.readouterr().out
+    assert "RewardBench 2" in shown and "No score of the whole, as rows are missing: alpacaeval-easy" in shown
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
