@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_dist import device
+from rlhf_dist.__main__ import main as command
 from rlhf_dist.main import JOBS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,3 +52,20 @@ def test_a_run_is_known_to_be_on_a_cpu_only_where_no_accelerator_can_be(
 ) -> None:
     monkeypatch.setattr(device.os.path, "exists", lambda path: path in present)
     assert device.is_surely_cpu(name) is sure
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("lable candidates.jsonl", "invalid choice: 'lable'"),
+        ("label candidates.jsonl --out out.jsonl --labelers ann", "unrecognized arguments: --labelers ann"),
+        ("label candidates.jsonl --out out.jsonl --labelers=ann", "unrecognized arguments: --labelers=ann"),
+    ],
+)
+def test_a_misspelt_command_or_option_is_one_line_with_what_was_meant(
+    words: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(words.split()) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+    assert f"(did you mean {'label' if words.startswith('lable') else '--labellers'}?)" in line
