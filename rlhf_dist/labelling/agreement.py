@@ -16,10 +16,8 @@ import pandas as pd
 
 from rlhf_dist.labelling.estimates import Bootstrap, Estimate, Floats
 from rlhf_dist.labelling.judgements import Judgement
-from rlhf_dist.labelling.preferences import AnswerKey, Labeller, Pair, Preference, key_of, labeller_of, places
-
-Signs = Mapping[str, Mapping[Pair, int]]
-"""What one labeller said, by prompt and pair: 1, -1, or 0 for a tie."""
+from rlhf_dist.labelling.pair_counts import PairCounts, Signs, count_prompts
+from rlhf_dist.labelling.preferences import AnswerKey, Labeller, Preference, key_of, labeller_of, places
 
 Level = Literal["nominal", "ordinal"]
 Unit = tuple[str, object]
@@ -69,33 +67,6 @@ class Alpha:
     alpha: Estimate
 
 
-@dataclass
-class _Counts:
-    """Of one prompt: pairs that two order alike, order contrarily, and that only one of them, or both, tie."""
-
-    alike: int = 0
-    contrary: int = 0
-    tied_one: int = 0
-    tied_other: int = 0
-    tied_both: int = 0
-
-    @property
-    def ordered(self) -> int:
-        return self.alike + self.contrary
-
-    @property
-    def pairs(self) -> int:
-        return self.ordered + self.tied_one + self.tied_other + self.tied_both
-
-    @property
-    def tau(self) -> float | None:
-        """Kendall's tau-b of the pairs (Biometrika 33, 239-251, 1945); None where either ties them all."""
-        orders_one, orders_other = self.ordered + self.tied_other, self.ordered + self.tied_one
-        if not orders_one or not orders_other:
-            return None
-        return (self.alike - self.contrary) / math.sqrt(orders_one * orders_other)
-
-
 def agreement(one: str, other: str, both: Iterable[tuple[Signs, Signs]], bootstrap: Bootstrap) -> Agreement:
     """How far some pairs of labellers agree, taken together.
 
@@ -104,37 +75,20 @@ def agreement(one: str, other: str, both: Iterable[tuple[Signs, Signs]], bootstr
         both: what the two of each pair of labellers said.
         bootstrap: over prompts.
     """
-    counts: dict[str, list[_Counts]] = defaultdict(list)
-    for said, heard in both:
-        for prompt in sorted(said.keys() & heard.keys()):
-            count = _count(said[prompt], heard[prompt])
-            if count.pairs:
-                counts[prompt].append(count)
+    counts = count_prompts(both)
     taus = {prompt: [c.tau for c in found if c.tau is not None] for prompt, found in counts.items()}
-    every = [count for found in counts.values() for count in found]
+    every = sum((count for found in counts.values() for count in found), PairCounts())
     return Agreement(
         one,
         other,
         len(counts),
-        sum(count.pairs for count in every),
-        sum(count.tied_one + count.tied_other for count in every),
+        every.pairs,
+        every.tied_by_one,
         bootstrap.share(
             {p: (sum(c.alike for c in found), sum(c.ordered for c in found)) for p, found in counts.items()}
         ),
         bootstrap.ratio({prompt: (sum(found), len(found)) for prompt, found in taus.items()}),
     )
-
-
-def _count(said: Mapping[Pair, int], heard: Mapping[Pair, int]) -> _Counts:
-    counts = _Counts()
-    for pair in said.keys() & heard.keys():
-        one, other = said[pair], heard[pair]
-        counts.tied_both += not one and not other
-        counts.tied_one += not one and other != 0
-        counts.tied_other += one != 0 and not other
-        counts.alike += one * other == 1
-        counts.contrary += one * other == -1
-    return counts
 
 
 def between_labellers(signs: Mapping[Labeller, Signs], bootstrap: Bootstrap) -> list[Agreement]:

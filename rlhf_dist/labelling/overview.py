@@ -1,6 +1,7 @@
 """What the operator sees: how far each labeller is, and how well they agree with one another and with the known.
 
-Agreement is as in :mod:`rlhf_dist.labelling.agreement`, without the intervals, and the libraries, that take time.
+Agreement is what `rlhf-dist judgements` shows of the same file (:mod:`rlhf_dist.labelling.pair_counts`), without the
+intervals, and the libraries, that take time.
 """
 
 from __future__ import annotations
@@ -12,9 +13,8 @@ from collections.abc import Iterable, Mapping
 from rlhf_dist.labelling.candidates import Ranking
 from rlhf_dist.labelling.desk import Desk
 from rlhf_dist.labelling.judgements import Judgement
-from rlhf_dist.labelling.preferences import Labeller, Pair, known_signs, preferences_of, signs_by_labeller
-
-Signs = Mapping[str, Mapping[Pair, int]]  # by prompt and pair of answers: 1, -1, or 0 for a tie
+from rlhf_dist.labelling.pair_counts import PairCounts, Signs, count_prompts
+from rlhf_dist.labelling.preferences import Labeller, known_signs, preferences_of, signs_by_labeller
 
 _MOST_REMARKS = 100
 _LONGEST_EXCERPT = 160  # characters of a prompt
@@ -27,7 +27,7 @@ def overview(desk: Desk, known: Mapping[str, Ranking]) -> dict[str, object]:
         desk: the labelling.
         known: the rankings that are held to be right, by the prompt's id.
     """
-    standing = list(desk.standing.values())
+    standing = list(desk.standing.values())  # people's alone
     signs = signs_by_labeller(preferences_of(standing))
     right = known_signs(standing, known)
     items = desk.assignments.items
@@ -43,14 +43,11 @@ def overview(desk: Desk, known: Mapping[str, Ranking]) -> dict[str, object]:
 
 
 def _agreement(both: Iterable[tuple[Signs, Signs]]) -> dict[str, object] | None:
-    """Of the pairs of answers that two order, the share that they order alike; None where there are none."""
-    alike = []
-    for said, heard in both:
-        for prompt in said.keys() & heard.keys():
-            for pair in said[prompt].keys() & heard[prompt].keys():
-                if product := said[prompt][pair] * heard[prompt][pair]:
-                    alike.append(product > 0)
-    return {"share": statistics.fmean(alike), "pairs": len(alike)} if alike else None
+    """Of each two labellers taken together; None where no pair of answers is ordered by two."""
+    found = sum((count for counts in count_prompts(both).values() for count in counts), PairCounts())
+    if found.share is None:
+        return None
+    return {"share": found.share, "pairs": found.pairs, "tied_by_one": found.tied_by_one}
 
 
 def _labeller(

@@ -38,7 +38,7 @@ function tiles({ items, done, labellers, agreement }) {
     { class: "tiles", "aria-label": "At a glance" },
     tile("Judged", `${done} of ${items}`, h("progress", { max: items, value: done, "aria-label": "Judged by at least one" })),
     tile("Judgements", String(judged), h("p", { class: "muted" }, skipped ? `and ${skipped} skipped` : "none skipped")),
-    tile("Agreement", percent(agreement), h("p", { class: "muted" }, agreement ? `over ${agreement.pairs} pairs of answers` : "nothing judged twice yet")),
+    tile("Agreement", percent(agreement), h("p", { class: "muted" }, agreement ? `of ${pairs(agreement)} of answers` : "no pair of answers ordered by two yet")),
   );
 }
 
@@ -65,7 +65,7 @@ function people(labellers) {
     h(
       "p",
       { class: "muted" },
-      "Agreement: of the pairs of answers that two people both put in an order, the share that they order alike. 50% is chance; ties do not count. rlhf-dist judgements says more.",
+      "Agreement: of the pairs of answers that two people both order, the share that both order alike; 50% is chance. Pairs that one of the two ties are counted, but do not change it. The command rlhf-dist judgements shows the same with intervals.",
     ),
   );
 }
@@ -79,8 +79,8 @@ function person(one) {
     h("td", {}, String(one.skipped)),
     h("td", {}, String(one.flagged)),
     h("td", {}, one.seconds === null ? "–" : duration(one.seconds)),
-    h("td", {}, percent(one.agreement), one.agreement && h("small", { class: "muted" }, ` of ${one.agreement.pairs}`)),
-    h("td", {}, percent(one.known), one.known && h("small", { class: "muted" }, ` of ${one.known.pairs}`)),
+    h("td", {}, percent(one.agreement), one.agreement && h("small", { class: "muted" }, ` of ${pairs(one.agreement)}`)),
+    h("td", {}, percent(one.known), one.known && h("small", { class: "muted" }, ` of ${pairs(one.known)}`)),
     h("td", {}, one.last ? new Date(one.last).toLocaleString([], { dateStyle: "short", timeStyle: "short" }) : "–"),
   );
 }
@@ -107,4 +107,5 @@ function remark(one) {
 }
 
 const percent = (found) => (found ? `${Math.round(found.share * 100)}%` : "–");
+const pairs = (found) => `${found.pairs} pair${found.pairs === 1 ? "" : "s"}${found.tied_by_one ? `, ${found.tied_by_one} tied by one` : ""}`;
 const duration = (seconds) => (seconds < 90 ? `${Math.round(seconds)} s` : `${Math.round(seconds / 60)} min`);
