@@ -1,4 +1,7 @@
-"""The options of `judgements`, `eval-reward`, `judge` and `eval`, apart from what these do: --help takes no time."""
+"""The options of the commands beside the training jobs, apart from what these do: --help takes no time.
+
+Those of `sample`, `label` and `convert` stand in `rlhf_dist.labelling`, whose other entry points share them.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,94 @@ from pathlib import Path
 from rlhf_dist.config.commands import Commands
 from rlhf_dist.config.schema.roles import DTYPES
 from rlhf_dist.device import DEVICES
+from rlhf_dist.jobs.completion import SHELLS
 from rlhf_dist.labelling.sample_request import add_sampling_options
+
+
+def add_report(commands: Commands) -> None:
+    """Adds the command `report` to the commands of a parser."""
+    report = commands.add_parser(
+        "report",
+        help="write the report of a run, or of several on the same axes",
+        description="Of one run, writes runs/NAME/report.html. Of several, writes one page with their curves on the "
+        "same axes, runs that differ only in run.seed as a band, and what differs between the configurations.",
+    )
+    report.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="directory of a run, runs/NAME")
+    report.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="the page to write (runs/NAME/report.html of one run; runs-report.html of several)",
+    )
+
+
+def add_diff(commands: Commands) -> None:
+    """Adds the command `diff` to the commands of a parser."""
+    diff = commands.add_parser(
+        "diff",
+        help="find the first step in which two runs part",
+        description="Shows the first step, phase and figure in which two runs differ by more than equal runs do, and "
+        "what differed before it: configuration, data, versions. Exit code 0 if the runs are equal, 1 if they part.",
+    )
+    diff.add_argument("first", type=Path, metavar="RUN_A", help="directory of a run, runs/NAME")
+    diff.add_argument("second", type=Path, metavar="RUN_B", help="directory of the other run")
+    diff.add_argument(
+        "--tolerance",
+        type=float,
+        metavar="X",
+        help="relative difference that counts as noise (default 1e-4, or 2e-2 for runs in bfloat16; 0: none does)",
+    )
+
+
+def add_plan(commands: Commands) -> None:
+    """Adds the command `plan` to the commands of a parser."""
+    plan = commands.add_parser(
+        "plan",
+        help="show what a job needs, and whether it fits",
+        description="Shows the devices, memory and batches that a job needs, without starting anything or loading "
+        "weights. Plans for this machine, or, with --devices-per-node, for a cluster elsewhere. Exit code 3 if the job "
+        "cannot run.",
+    )
+    plan.add_argument("--config", type=Path, required=True, metavar="FILE", help="recipe of any job (YAML)")
+    plan.add_argument("settings", nargs="*", metavar="key=value", help="settings on top of the recipe")
+    plan.add_argument("--nodes", type=int, default=1, metavar="N", help="number of nodes (default 1)")
+    plan.add_argument("--devices-per-node", type=int, metavar="M", help="accelerators on each node; 0 for none")
+    plan.add_argument(
+        "--device-memory",
+        type=float,
+        metavar="GiB",
+        help="memory of an accelerator (default 80), or of a node without accelerators",
+    )
+    plan.add_argument("--suggest", action="store_true", help="search for the fastest layouts of a PPO job")
+
+
+def add_export(commands: Commands) -> None:
+    """Adds the command `export` to the commands of a parser."""
+    export = commands.add_parser(
+        "export",
+        help="turn a checkpoint into a Hugging Face model",
+        description="Writes the model of a checkpoint, made at any ZeRO stage and with any number of workers, as a "
+        "Hugging Face directory. A LoRA adapter is merged into its base; a reward model keeps its bias. Needs no "
+        "accelerator, and host memory for one copy of the model.",
+    )
+    export.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="runs/NAME/checkpoints/step-N")
+    export.add_argument("out", type=Path, metavar="OUT", help="directory to create")
+    export.add_argument("--role", help="role whose model is exported (default: actor, or the only one)")
+    export.add_argument("--average", action="store_true", help="export the moving average of the weights (ema_decay)")
+    export.add_argument("--base", type=Path, metavar="DIR", help="base model of the adapter, if it was moved")
+    export.add_argument("--trust-remote-code", action="store_true", help="allow code that comes with the model")
+
+
+def add_completion(commands: Commands) -> None:
+    """Adds the command `completion` to the commands of a parser."""
+    completion = commands.add_parser(
+        "completion",
+        help="print the script for completion in bash, zsh or fish",
+        description="Prints a script that completes commands, options, configuration keys and their values. In "
+        "~/.bashrc: source <(rlhf-dist completion). In ~/.zshrc: source <(rlhf-dist completion zsh). In "
+        "~/.config/fish/config.fish: rlhf-dist completion fish | source",
+    )
+    completion.add_argument("shell", nargs="?", choices=SHELLS, default="bash", help="whose script (default bash)")
 
 
 def add_judgements(commands: Commands) -> None:
