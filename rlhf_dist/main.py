@@ -23,7 +23,7 @@ from rlhf_dist.config.schema import ClusterConfig, DPOConfig, PPOConfig, RewardM
 from rlhf_dist.config.validate import validate_dpo, validate_ppo, validate_reward, validate_sft
 from rlhf_dist.device import CPU, is_surely_cpu
 from rlhf_dist.errors import ClusterError, RunError, StoppedByUser, UserError
-from rlhf_dist.labelling.sample_request import eval_request, sample_request
+from rlhf_dist.labelling.sample_request import SampleRequest, eval_request, sample_request
 
 
 @dataclass(frozen=True)
@@ -104,24 +104,39 @@ def launch(name: str, argv: Sequence[str]) -> int:
 
 def sample(options: argparse.Namespace) -> int:
     """Samples answers for labellers (`rlhf-dist sample`). The exit code."""
-
-    def job() -> None:
-        request = sample_request(options)
-        with fork_server(request.cluster, request.device) as forks:
-            importlib.import_module("rlhf_dist.jobs.sample").run(request, forks)
-
-    return guarded(job, "the answers that were being written are lost, the same command goes on with the others")
+    return _on_engines(
+        lambda: sample_request(options),
+        lambda request, forks: importlib.import_module("rlhf_dist.jobs.sample").run(request, forks),
+        "the answers that were being written are lost, the same command goes on with the others",
+    )
 
 
 def evaluate(options: argparse.Namespace) -> int:
     """Compares two models by a judge (`rlhf-dist eval`). The exit code."""
+    return _on_engines(
+        lambda: eval_request(options),
+        lambda request, forks: importlib.import_module("rlhf_dist.jobs.evaluate").run(options, request, forks),
+        "what stands in the files is kept, the same command goes on with the rest",
+    )
+
+
+def _on_engines(
+    request_of: Callable[[], SampleRequest], run: Callable[[SampleRequest, ForkServer | None], object], lost: str
+) -> int:
+    """Reads what is to be sampled, then runs a command on it. The exit code, as :func:`guarded` has it.
+
+    Args:
+        request_of: checks the options, before anything heavy is imported.
+        run: brings in the command's module, and does what it says with the request.
+        lost: what is said to be gone, where the user ends it without waiting.
+    """
 
     def job() -> None:
-        request = eval_request(options)
+        request = request_of()
         with fork_server(request.cluster, request.device) as forks:
-            importlib.import_module("rlhf_dist.jobs.evaluate").run(options, request, forks)
+            run(request, forks)
 
-    return guarded(job, "what stands in the files is kept, the same command goes on with the rest")
+    return guarded(job, lost)
 
 
 @contextmanager
