@@ -3,7 +3,8 @@
 A ranking is a `ranker` result. Label Studio has no ties: a ranking with some is written, and read, as buckets
 `rank_1`, `rank_2` and so on. Ratings of an answer are `rating`, `number` or `choices` results of controls that are
 called after question and answer (`quality_2`, to `answer_2`), what was written is a `textarea`. What Label Studio has
-no place for stands in the first result's `meta`, which it keeps.
+no place for stands in the first result's `meta`, which it keeps. So do labellers' names: a file whose `completed_by`
+names somebody without an account there is refused.
 """
 
 from __future__ import annotations
@@ -78,9 +79,9 @@ def _annotation(group: Group, judgement: Judgement) -> Row:
     results += [_result(said, "results", "textarea", {"text": [text]}) for said, text in texts_of(judgement).items()]
     if not results:
         results.append(_result("note", "results", "textarea", {"text": [""]}))
-    results[0]["meta"] = {_KEPT: extras_of(judgement)}
+    results[0]["meta"] = {_KEPT: extras_of(judgement) | {"labeller": judgement.labeller}}
     return {
-        "completed_by": None if judgement.labeller == UNKNOWN else {"email": judgement.labeller},
+        "completed_by": {"email": judgement.labeller} if "@" in judgement.labeller else None,
         "was_cancelled": bool(judgement.skipped),
         "ground_truth": False,
         "created_at": judgement.at,
@@ -153,7 +154,7 @@ def _judgement(annotation: Record, prompt: Prompt, answers: tuple[Answer, ...], 
     results = _results(annotation)
     kept = next((_kept(result) for result in results if _kept(result)), {})
     shown = in_order(kept, answers)
-    labeller = _labeller(fields)
+    labeller = str(kept.get("labeller") or _labeller(fields))
     judgement = Judgement(
         str(kept.get("id") or made_id("label-studio", annotation.where, fields.get("id"), prompt.id, labeller)),
         "rank",

@@ -15,6 +15,7 @@ from rlhf_dist.errors import UserError
 from rlhf_dist.labelling.formats.contents import Contents
 from rlhf_dist.labelling.formats.convert import FORMATS
 from rlhf_dist.labelling.judgements import Judgement, load_judgements
+from tests.labelling.made import ranked
 from tests.tiny import write_jsonl
 
 
@@ -98,6 +99,15 @@ def test_label_studios_predictions_are_a_models_and_cancelled_ones_skipped() -> 
         ("7", "person", "skipped"),
         ("judge-3", "model", ""),
     ]
+
+
+def test_label_studio_is_told_of_annotators_by_address_alone_as_it_refuses_unknown_ones() -> None:
+    """Label Studio 1.23.2 imports no file in which `completed_by` names somebody without an account."""
+    contents = Contents([ranked("q", "ann@example.org", "a>b"), ranked("q", "bob", "b>a")])
+    (task,) = FORMATS["label-studio"].write(contents)
+    assert [one["completed_by"] for one in task["annotations"]] == [{"email": "ann@example.org"}, None]
+    imported = task | {"annotations": [one | {"completed_by": 1} for one in task["annotations"]]}  # what it exports
+    assert [one.labeller for one in read("label-studio", imported).judgements] == ["ann@example.org", "bob"]
 
 
 def test_a_task_that_nobody_annotated_is_a_candidate() -> None:
