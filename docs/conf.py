@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging as python_logging
 import os
 from pathlib import Path
+from typing import Any
 
 from docutils import nodes
 from sphinx import addnodes
@@ -27,12 +28,26 @@ include_patterns = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/**", "
 exclude_patterns = [path.name for path in ROOT.iterdir() if path.is_dir() and path.name not in ("docs", "benchmarks")]
 exclude_patterns += ["docs/_build"]
 
-extensions = ["myst_parser"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_heading_anchors = 4  # GitHub's own anchors, so that page.md#a-heading works in both places
 # docs/index.md names some pages by a pattern before they are there.
 python_logging.getLogger("sphinx.sphinx.directives.other").addFilter(
     lambda record: getattr(record, "subtype", "") != "empty_glob"
 )
+
+# The reference of the code, in docs/api: docstrings of Google's form, with `names` in single backticks as code.
+autodoc_default_options = {"members": True, "no-value": True}
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+autodoc_inherit_docstrings = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+napoleon_attr_annotations = True
+default_role = "literal"
+add_module_names = False  # the heading names the module
+maximum_signature_line_length = 100
+toc_object_entries_show_parents = "hide"
 
 html_theme = "furo"
 html_title = "rlhf_dist"
@@ -75,7 +90,35 @@ def linked_file(app: Sphinx, link: nodes.Element) -> Path | None:
     return Path(os.path.normpath(ROOT / Path(app.env.docname).parent / target))
 
 
+def without_protocols_arguments(app: Sphinx, what: str, name: str, thing: Any, *rest: Any) -> tuple[str, str] | None:
+    """Shows a Protocol without the ``(*args, **kwargs)`` that Python gives it."""
+    return ("", "") if what == "class" and getattr(thing, "_is_protocol", False) else None
+
+
+def without_fields_of_tuples(app: Sphinx, what: str, name: str, thing: Any, skip: bool, options: Any) -> bool | None:
+    """Leaves out "Alias for field number 0": the docstring of a NamedTuple describes its fields."""
+    return True if type(thing).__name__ == "_tuplegetter" else None
+
+
+def without_types_in_texts(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Keeps napoleon from taking a property's text up to a colon for its type."""
+    if what in ("attribute", "property", "data"):
+        lines.insert(0, "")
+
+
+def unknown_type(app: Sphinx, domain: Any, node: addnodes.pending_xref) -> bool | None:
+    """Allows types of other libraries, and internal ones, in signatures; what a docstring refers to must be there."""
+    package, dot, _ = node["reftarget"].partition(".")
+    elsewhere = bool(dot) and package != "rlhf_dist"
+    in_signature = not any(isinstance(child, nodes.literal) for child in node.children)
+    return True if node["reftype"] in ("class", "obj") and (elsewhere or in_signature) else None
+
+
 def setup(app: Sphinx) -> None:
     """What Sphinx calls first."""
     app.add_config_value("source_url", "", "env", str)
+    app.connect("autodoc-process-signature", without_protocols_arguments)
+    app.connect("autodoc-skip-member", without_fields_of_tuples)
+    app.connect("autodoc-process-docstring", without_types_in_texts, priority=400)  # before napoleon
+    app.connect("warn-missing-reference", unknown_type)
     app.connect("doctree-read", linked_to_source, priority=400)  # before Sphinx collects what there is to download

@@ -201,7 +201,7 @@ class Device:
     def attention(self, name: str, dtype: str) -> str:
         """`auto` or an attn_implementation, as transformers takes it, for a model of ``dtype`` (`auto` too).
 
-        Flash attention is taken where one of :attr:`flash_packages` is installed and the model is in bfloat16.
+        Flash attention is taken where one of ``flash_packages`` is installed and the model is in bfloat16.
         """
         import torch
 

@@ -35,7 +35,7 @@ class Job:
         schema: the class of its configuration.
         complete: fills in what one key takes from another.
         validate: raises UserError on what cannot run.
-        module: where its ``prepare`` stands, which :func:`rlhf_dist.jobs.run.run_job` calls.
+        module: where its ``prepare`` stands, which `rlhf_dist.jobs.run.run_job` calls.
     """
 
     title: str
@@ -45,6 +45,7 @@ class Job:
     module: str
 
 
+#: The jobs by the names of their commands.
 JOBS = {
     "sft": Job(
         "fine-tune a model on demonstrations", SFTConfig, lambda config: config, validate_sft, "rlhf_dist.jobs.sft"

@@ -42,6 +42,7 @@ class Episodes:
     lam: float
 
 
+#: What computes advantages: Episodes to advantages ``[R]`` and returns ``[R]`` (None without a critic), float32.
 Estimator = Callable[[Episodes], "tuple[Tensor, Tensor | None]"]
 
 
@@ -136,7 +137,8 @@ def reinforce_pp_advantages(episodes: Episodes) -> tuple[Tensor, Tensor | None]:
     return advantages, None
 
 
-# What is special about each (critic, groups, whitening) stands in `rlhf_dist.config.algorithms`.
+#: The built-in estimators by their names. What is special about each (critic, groups, whitening) stands in
+#: :data:`rlhf_dist.config.algorithms.ADVANTAGE_ESTIMATORS`.
 ESTIMATORS: dict[str, Estimator] = {
     "gae": gae_advantages,
     "grpo": grpo_advantages,

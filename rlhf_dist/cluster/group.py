@@ -161,7 +161,7 @@ def reassemble(parts: list[Tensor], lengths: Tensor, outputs: Tensor) -> Tensor:
     """Puts the workers' flat answers back into the batch's order.
 
     Args:
-        parts: of each worker, the values of its rows (:func:`balanced_shards`), flat.
+        parts: of each worker, the values of its rows (:func:`~rlhf_dist.models.layout.balanced_shards`), flat.
         lengths: ``[B]`` int64, by which the rows were dealt out.
         outputs: ``[B]`` int64, values of each row.
 

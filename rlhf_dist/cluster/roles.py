@@ -1,4 +1,7 @@
-"""The roles as the controller sees them: methods that make a :class:`Call`, shapes in, shapes out, no Ray."""
+"""The roles as the controller sees them: shapes in, shapes out, no Ray.
+
+Each method makes a :class:`~rlhf_dist.cluster.calls.Call`, which the scheduler runs.
+"""
 
 from __future__ import annotations
 

@@ -28,7 +28,8 @@ def is_given(value: str | None) -> bool:
     return value is not None and value != MISSING
 
 
-MAIN_REWARD = "main"  # the section `reward`, among the names of the section `rewards`
+#: The section `reward`, among the names of the section `rewards`.
+MAIN_REWARD = "main"
 
 
 def cluster_address(cluster: ClusterConfig) -> str | None:

@@ -113,12 +113,12 @@ def result_role(config: JobConfig) -> Role:
 
 
 def reward_role(source: str) -> str:
-    """The name of the role of a source of reward, as :func:`reward_sources` calls it."""
+    """The name of the role of a source of reward, as :func:`~rlhf_dist.config.resolve.reward_sources` calls it."""
     return REWARD if source == MAIN_REWARD else f"{REWARD}-{source}"
 
 
 def reward_section(source: str) -> str:
-    """The dotted name of the section of a source of reward, as :func:`reward_sources` calls it."""
+    """The section's dotted name of a source of reward, as :func:`~rlhf_dist.config.resolve.reward_sources` calls it."""
     return REWARD if source == MAIN_REWARD else f"rewards.{source}"
 
 

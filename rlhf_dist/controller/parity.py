@@ -22,7 +22,7 @@ def check_parity(sequences: Sequences, logprobs: Tensor, tolerance: float) -> No
     Args:
         sequences: sampled at the actor's present weights.
         logprobs: ``[R]`` float32, the actor's, nats.
-        tolerance: largest mean |difference| of a sequence, nats a token.
+        tolerance: largest mean absolute difference of a sequence, nats a token.
 
     Raises:
         RunError: a sequence is beyond the tolerance, or its log-probabilities are not finite.

@@ -87,7 +87,7 @@ class PPO:
         estimator: computes the advantages.
         environment: replies to the policy's turns; None if every response is a single turn.
         timer: times the phases.
-        tolerance: of the check of the engines' weights, see :func:`check_parity`.
+        tolerance: of the check of the engines' weights, see :func:`~rlhf_dist.controller.parity.check_parity`.
     """
 
     def __init__(

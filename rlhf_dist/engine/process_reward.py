@@ -42,7 +42,10 @@ class ProcessRewardEngine(RewardEngine):
         self._tokenizer = load_tokenizer(tokenizer_path, trust_remote_code)
 
     def scored(self, sequences: Sequences) -> tuple[Tensor, Tensor]:
-        """Which response tokens have a score: those that end a step. Rows and places as of :class:`RewardEngine`."""
+        """Which response tokens have a score: those that end a step.
+
+        Rows and places are as of :class:`~rlhf_dist.engine.scalar.RewardEngine`.
+        """
         texts = [token_texts(self._tokenizer, response) for response in sequences.response_lists()]
         ends = [step_ends(row, self._separator, self._tokenizer.eos_token) for row in texts]
         counts = torch.tensor([len(row) for row in ends], dtype=torch.int64)

@@ -166,5 +166,5 @@ class TrainedRewardEngine(TrainedRoleEngine):
         )
 
     def shift(self, amount: float) -> None:
-        """Adds ``amount`` to every score from now on; the bias is part of what :meth:`save_model` writes."""
+        """Adds ``amount`` to every score from now on; the bias is part of what ``save_model`` writes."""
         self.model.set_bias(self.model.bias + amount)

@@ -18,6 +18,7 @@ from rlhf_dist.labelling.preferences import (
     preferences_of,
 )
 
+#: How one ranking of a prompt comes of several.
 RULE = (
     "A prompt that one labeller ranked keeps that ranking. Of several labellers' rankings of the same answers, answers "
     "stand by their mean rank, ties having the mean of the ranks they share; equal means tie, so labellers who "

@@ -14,7 +14,8 @@ Floats = npt.NDArray[np.float64]
 
 CONFIDENCE = 0.95
 RESAMPLES = 1000
-FEWEST_PROMPTS = 5  # from fewer, resampling says nothing of how far off a figure may be
+#: From fewer prompts, resampling says nothing of how far off a figure may be.
+FEWEST_PROMPTS = 5
 _CHUNK = 64  # resamples at a time: bounds the memory that their weights take
 
 

@@ -18,7 +18,8 @@ from rlhf_dist.labelling.lines import LineLog
 Task = Literal["rank", "compare", "rate", "demonstrate"]
 Source = Literal["person", "function", "model", "endpoint"]
 Rating = int | float | bool
-STRENGTHS = (0, 1, 2, 3)  # of a preference between two: none (a tie), slight, clear, strong
+#: Of a preference between two answers: none (a tie), slight, clear, strong.
+STRENGTHS = (0, 1, 2, 3)
 
 
 @dataclass(frozen=True)

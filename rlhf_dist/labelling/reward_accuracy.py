@@ -94,7 +94,7 @@ class Bin:
     Attributes:
         low, high: of the difference of the scores, or of the predicted probability.
         pairs: how many.
-        predicted: mean of sigmoid(|difference|), the probability that the answer with the higher score is better.
+        predicted: mean of ``sigmoid(|difference|)``, the probability that the answer with the higher score is better.
         right: how often it is.
     """
 

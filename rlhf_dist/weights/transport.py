@@ -3,7 +3,7 @@
 The group shares nothing with the default group of ``torch.distributed``, which the actor's workers and vLLM's use
 for themselves. There are two kinds: :class:`BroadcastGroup`, in which the actor's worker 0 is rank 0 and the only
 sender, and every process of every engine is a receiver; and `shared.SharedGroup`, in which each worker hands its
-weights to the engine's process beside it.
+weights to the engine's process beside it::
 
     sender:   group = BroadcastGroup.listen(...); give group.endpoint to the receivers; group.connect(); group.send(...)
     receiver: group = BroadcastGroup.dial(endpoint, rank); group.connect(); for name, tensor in group.receive(...)

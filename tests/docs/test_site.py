@@ -1,7 +1,12 @@
-"""The documentation site: Sphinx builds it without a warning, and every link leads somewhere."""
+"""The documentation site: Sphinx builds it without a warning, and every page is in its list of contents.
+
+That links between pages lead somewhere is tested without building, too, in tests/install/test_repository.py.
+"""
 
 from __future__ import annotations
 
+import fnmatch
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,18 +14,45 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+BUILD = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-n", "-c", "docs", "."]  # as `make docs`
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, built as ``make docs`` does it: a warning, such as that of a link to nowhere, is an error."""
+    """The site. A warning, such as that of a link or a name in a docstring that leads nowhere, is an error."""
     out = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-n", "-c", "docs", ".", str(out)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    done = subprocess.run([*BUILD, str(out)], cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     return out
 
 
-def test_every_page_is_built_without_a_warning_and_its_first_page_is_found(site: Path) -> None:
-    assert "docs/index.html" in (site / "index.html").read_text()
-    assert "Architecture" in (site / "docs" / "index.html").read_text()
+def listed(page: Path) -> list[str]:
+    """What the toctrees of a page list, as patterns of paths below the repository's root, without suffix."""
+    trees = re.findall(r"```\{toctree\}\n(.*?)```", page.read_text(), re.DOTALL)
+    lines = [line for tree in trees for line in tree.splitlines() if line and not line.startswith(":")]
+    names = [re.sub(r".*<(.*)>", r"\1", line) for line in lines]
+    return [name[1:] if name.startswith("/") else str((page.parent / name).relative_to(ROOT)) for name in names]
+
+
+def test_every_page_is_listed() -> None:
+    folder = ROOT / "docs"
+    patterns = [*listed(folder / "index.md"), *listed(folder / "api" / "index.md")]
+    pages = [page.relative_to(ROOT).with_suffix("") for page in folder.rglob("*.md") if "_build" not in page.parts]
+    missing = [str(page) for page in pages if not any(fnmatch.fnmatch(str(page), pattern) for pattern in patterns)]
+    assert missing == ["docs/index"], "each needs a line in docs/index.md"
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning(site: Path) -> None:
+    assert "docs/index.html" in (site / "index.html").read_text(), "the first page is found"
+    assert "of the softmax" in (site / "docs/api/rollout_engines.html").read_text(), "docstrings are shown"
+    assert (site / "searchindex.js").stat().st_size > 100_000
+
+
+@pytest.mark.slow
+def test_links_that_leave_the_pages_lead_to_files_of_the_checkout(site: Path) -> None:
+    for page in ("README.html", "docs/labelling.html"):
+        links = re.findall(r'href="([^":#]+)"', (site / page).read_text())
+        outside = [link for link in links if link.endswith((".py", ".yaml", "LICENSE"))]
+        assert outside
+        assert all(((site / page).parent / link).resolve().is_file() for link in outside)

@@ -1,4 +1,4 @@
-"""Chosen and rejected, as data sets on the hub have them: as texts, and as whole conversations.
+"""Chosen and rejected, as data sets on the hub have them: as texts, and as whole conversations::
 
     {"prompt": "...", "chosen": "...", "rejected": "..."}
     {"chosen": [messages], "rejected": [messages]}, with `prompt` as messages or without it
