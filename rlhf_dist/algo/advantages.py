@@ -88,7 +88,11 @@ def gae(rewards: Tensor, values: Tensor, lengths: Tensor, gamma: float, lam: flo
 
 
 def gae_advantages(episodes: Episodes) -> tuple[Tensor, Tensor | None]:
-    """GAE (:func:`gae`) along the tokens that the policy sampled; needs a critic."""
+    """GAE (:func:`gae`) along the tokens that the policy sampled; needs a critic.
+
+    Returns:
+        advantages ``[R]`` float32, 0 where masked, and returns ``[R]`` float32, the values themselves where masked.
+    """
     assert episodes.values is not None, "GAE needs a critic's values"
     mask, values = episodes.mask, episodes.values
     advantages, returns = torch.zeros_like(values), values.clone()
@@ -100,7 +104,11 @@ def gae_advantages(episodes: Episodes) -> tuple[Tensor, Tensor | None]:
 
 def grpo_advantages(episodes: Episodes) -> tuple[Tensor, Tensor | None]:
     """Group-relative advantage (arXiv 2402.03300, section 4.1.2): the response's reward, less the mean of its group,
-    over the group's (sample) standard deviation; the same for all its tokens."""
+    over the group's (sample) standard deviation; the same for all its tokens.
+
+    Returns:
+        advantages ``[R]`` float32, masked tokens included, and None: there is nothing for a critic to learn.
+    """
     totals = sequence_sums(episodes.rewards, episodes.lengths)
     mean, count = group_means(totals, episodes.groups)
     squares = torch.zeros_like(totals).index_add_(0, episodes.groups, (totals - mean).square())
@@ -113,6 +121,9 @@ def dr_grpo_advantages(episodes: Episodes) -> tuple[Tensor, Tensor | None]:
 
     It is not divided by the group's standard deviation, which would weigh questions by how easy or hard they are. The
     paper's other half, no division by the response's length, is `ppo.aggregation=constant`.
+
+    Returns:
+        as :func:`grpo_advantages`.
     """
     totals = sequence_sums(episodes.rewards, episodes.lengths)
     mean, _ = group_means(totals, episodes.groups)
@@ -120,7 +131,11 @@ def dr_grpo_advantages(episodes: Episodes) -> tuple[Tensor, Tensor | None]:
 
 
 def rloo_advantages(episodes: Episodes) -> tuple[Tensor, Tensor | None]:
-    """Leave-one-out (arXiv 2402.14740, eq. 8): the response's reward, less the mean of the others of its group."""
+    """Leave-one-out (arXiv 2402.14740, eq. 8): the response's reward, less the mean of the others of its group.
+
+    Returns:
+        as :func:`grpo_advantages`; 0 for a response that is alone in its group.
+    """
     totals = sequence_sums(episodes.rewards, episodes.lengths)
     mean, count = group_means(totals, episodes.groups)
     scale = count / (count - 1).clamp(min=1)  # of one alone nothing is left out, and the difference is 0 anyway
@@ -128,7 +143,11 @@ def rloo_advantages(episodes: Episodes) -> tuple[Tensor, Tensor | None]:
 
 
 def reinforce_pp_advantages(episodes: Episodes) -> tuple[Tensor, Tensor | None]:
-    """REINFORCE++ (arXiv 2501.03262): the discounted rewards from each token on, to be whitened over the batch."""
+    """REINFORCE++ (arXiv 2501.03262): the discounted rewards from each token on, to be whitened over the batch.
+
+    Returns:
+        advantages ``[R]`` float32, not yet whitened, 0 where masked, and None.
+    """
     mask = episodes.mask
     rewards = episodes.rewards[mask]
     advantages = torch.zeros_like(episodes.rewards)

@@ -27,6 +27,9 @@ def normalize_weights(weights: Tensor, lengths: Tensor, aggregation: str, horizo
 
     Returns:
         ``[R]`` float32. All zeros where no token counts.
+
+    Raises:
+        ValueError: there is no such aggregation.
     """
     counts = (weights > 0).to(weights.dtype)
     per_sequence = sequence_sums(counts, lengths)

@@ -13,6 +13,15 @@ def minibatch_plan(size: int, minibatch_size: int, epochs: int, seed: int) -> li
 
     ``ceil(size / minibatch_size)`` parts an epoch, whose sizes differ by one at most: no row is dropped, and there
     is no small last minibatch with a noisy gradient.
+
+    Args:
+        size: rows of the batch.
+        minibatch_size: most rows of an optimizer step.
+        epochs: passes over the batch.
+        seed: of the shuffles; the same one gives the same plan on every machine.
+
+    Returns:
+        row numbers ``[rows of the minibatch]`` int64 of each optimizer step, in order.
     """
     generator = torch.Generator().manual_seed(seed)
     parts = math.ceil(size / minibatch_size)

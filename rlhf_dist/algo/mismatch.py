@@ -24,6 +24,9 @@ def correction_weights(logprobs: Tensor, rollout_logprobs: Tensor, correction: s
 
     Returns:
         ``[R]`` float32, without gradient.
+
+    Raises:
+        ValueError: there is no such correction.
     """
     log_ratio = logprobs - rollout_logprobs
     match correction:

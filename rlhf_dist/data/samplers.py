@@ -39,7 +39,10 @@ class EpochSampler:
         return math.ceil(self.size / self.batch_size)
 
     def indices(self, step: int) -> Tensor:
-        """Rows of batch number ``step``, from 0: ``[batch_size]`` int64, or fewer at the end of an epoch."""
+        """Rows of batch number ``step``, from 0: ``[batch_size]`` int64, or fewer at the end of an epoch.
+
+        ValueError if ``step`` is negative.
+        """
         if step < 0:
             raise ValueError(f"step {step} is before the first one, 0")
         if not self.straddle:

@@ -129,6 +129,9 @@ class JudgementLog:
 
     Only one process writes to a file at a time. What a killed one left half written is cut off.
 
+    Args:
+        path: of the file, made if it is not there.
+
     Raises:
         UserError: the file is malformed, cannot be written, or another process has it.
     """

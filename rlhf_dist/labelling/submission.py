@@ -47,7 +47,17 @@ def letters(count: int) -> list[str]:
 
 
 def read_submission(body: object, task: Task, shown: Sequence[Answer], questions: Sequence[Question]) -> Submission:
-    """What the page sent for answers in the order in which they were shown. Malformed where it is no judgement."""
+    """Reads what the page sent.
+
+    Args:
+        body: the JSON of the request.
+        task: what was asked for.
+        shown: the answers, in the order in which they were shown: A, B, C, ...
+        questions: of the task rate.
+
+    Raises:
+        Malformed: it is no judgement, or not a whole one; the text says what is wrong, for the labeller.
+    """
     if not isinstance(body, dict):
         raise Malformed("expected an object")
     ids = dict(zip(letters(len(shown)), (answer.id for answer in shown), strict=True))

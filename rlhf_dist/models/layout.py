@@ -55,7 +55,11 @@ def micro_batches(lengths: Tensor, max_tokens: int, max_rows: int = 0, layout: s
 def balanced_shards(lengths: Tensor, shards: int) -> list[Tensor]:
     """Deals B rows out to ``shards`` workers so that each gets about as many tokens.
 
-    Longest row first, each to the worker with the fewest tokens so far. Any B goes: a worker may get none.
+    Longest row first, each to the worker with the fewest tokens so far. B may be any number: a worker may get none.
+
+    Args:
+        lengths: ``[B]`` int64, tokens of each row.
+        shards: workers, 1 or more.
 
     Returns:
         ``shards`` tensors of row numbers, int64, each ascending; every row in exactly one.

@@ -87,7 +87,7 @@ def adapter_parameters(layer: Any) -> list[nn.Parameter]:
 
 
 def merged(weight: Tensor, layer: Any) -> Tensor:
-    """W + scale * B A, a new tensor of W's dtype and shape."""
+    """W + scale * B A: a new tensor of the dtype and shape of ``weight`` ``[out, in]``, added up in float32."""
     return (weight.float() + layer.get_delta_weight(ADAPTER).float()).to(weight.dtype)
 
 

@@ -29,12 +29,12 @@ class ParamInfo:
 
     @classmethod
     def of(cls, name: str, tensor: Tensor) -> ParamInfo:
-        """What describes ``tensor``."""
+        """The entry of ``tensor``, of any shape and dtype, under ``name``."""
         return cls(name, dtype_name(tensor.dtype), tuple(tensor.shape))
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        """The dtype itself."""
+        """The dtype itself. TypeError if torch has none of that name."""
         dtype = getattr(torch, self.dtype)
         if not isinstance(dtype, torch.dtype):
             raise TypeError(f"{self.name}: {self.dtype!r} is no dtype of torch")
@@ -95,7 +95,10 @@ def write_slot(buffer: Tensor, offset: int, tensor: Tensor) -> None:
 
 
 def read_slot(buffer: Tensor, offset: int, info: ParamInfo) -> Tensor:
-    """The tensor of ``info`` that starts at byte ``offset`` of ``buffer``: a view, which keeps the buffer alive."""
+    """The tensor of ``info`` that starts at byte ``offset`` of ``buffer`` (``[N]`` uint8).
+
+    It has the shape and dtype of ``info``, and is a view, which keeps the buffer alive.
+    """
     return buffer[offset : offset + info.nbytes].view(info.torch_dtype).view(info.shape)
 
 

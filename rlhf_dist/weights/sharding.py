@@ -17,7 +17,7 @@ class Sharding(Protocol):
         ...
 
     def full_shape(self, parameter: Tensor) -> tuple[int, ...]:
-        """The shape of the whole parameter, whatever of it is here."""
+        """The shape of the whole parameter, however much of it this worker holds."""
         ...
 
     def gathered(self, parameters: list[nn.Parameter]) -> AbstractContextManager[object]:
@@ -25,7 +25,7 @@ class Sharding(Protocol):
         ...
 
     def local(self, parameter: Tensor) -> Tensor:
-        """What this worker holds of a parameter: all of it, or its shard, padding included."""
+        """What this worker holds of a parameter: all of it in its shape, or its shard ``[n]``, padding included."""
         ...
 
     def local_part(self, parameter: Tensor, tensor: Tensor) -> tuple[int, Tensor]:

@@ -40,6 +40,7 @@ class SharedGroup(TransferGroup):
         return (self.rank + self.endpoint.world_size // 2) % self.endpoint.world_size
 
     def connect(self) -> None:
+        """Meets all members. ValueError where not as many send as receive."""
         if self.endpoint.world_size % 2:
             raise ValueError(f"{', '.join(self.endpoint.members)}: as many must send as receive")
         self._meet("join")
@@ -48,6 +49,7 @@ class SharedGroup(TransferGroup):
             self._place = self._device.torch_device()
 
     def send(self, parameters: Sequence[ParamInfo], tensors: Iterable[tuple[str, Tensor]]) -> None:
+        """Fills the shared buffer with one bucket after another, each once the partner has copied the one before."""
         self._meet("transfer")
         buckets, stream = plan_buckets(parameters, self.endpoint.bucket_bytes), iter(tensors)
         buffer, handle = self._device.shared_buffer(max(bucket.nbytes for bucket in buckets))
@@ -69,6 +71,7 @@ class SharedGroup(TransferGroup):
             raise ValueError(f"weight transfer: {extra[0]} was not announced")
 
     def receive(self, parameters: Sequence[ParamInfo]) -> Iterator[tuple[str, Tensor]]:
+        """Yields the tensors of each bucket that the partner has filled, from a copy of this process's own."""
         self._meet("transfer")
         buffer = self._device.open_shared(json.loads(self._await("handle")), self._here)
         buckets = plan_buckets(parameters, self.endpoint.bucket_bytes)

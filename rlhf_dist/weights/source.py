@@ -98,8 +98,12 @@ class WeightSource:
 def gathered_state_dict(module: nn.Module, bucket_bytes: int, sharding: Sharding = UNSHARDED) -> dict[str, Tensor]:
     """The module's full state dict in host memory on rank 0, ``{}`` on the other ranks; every rank must call it.
 
-    Holds each tied parameter once (see :class:`WeightSource`), and the persistent buffers. Arguments are
-    WeightSource's.
+    It has each tied parameter once (see :class:`WeightSource`), and the persistent buffers, in the module's own dtypes.
+
+    Args:
+        module: whose parameters and buffers are gathered.
+        bucket_bytes: most bytes of weights that are whole on the device at once.
+        sharding: how its weights are dealt out over the ranks.
     """
     state = {name: tensor.cpu() for name, tensor in WeightSource(module, bucket_bytes, sharding)}
     if _rank() != 0:
@@ -112,7 +116,12 @@ def gathered_state_dict(module: nn.Module, bucket_bytes: int, sharding: Sharding
 
 
 def gathered_adapter(module: nn.Module, sharding: Sharding = UNSHARDED) -> dict[str, Tensor]:
-    """The adapter's tensors in host memory on rank 0 under peft's names, ``{}`` on the others; every rank calls it."""
+    """The adapter's tensors in host memory on rank 0 under peft's names, ``{}`` on the others; every rank must call it.
+
+    Args:
+        module: a model with an adapter.
+        sharding: how its weights are dealt out over the ranks.
+    """
     state = {}
     for name, parameter in module.named_parameters():
         if is_adapter(name):

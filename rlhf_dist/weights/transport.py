@@ -72,6 +72,12 @@ class TransferGroup:
 
     Every method blocks the calling thread, without holding Python's lock, until the other members have done their
     part, and raises RunError at the deadline or when a member is lost.
+
+    Args:
+        endpoint: where the members meet, who they are, and the deadline.
+        rank: of this one among them, from 0.
+        store: at which they meet, open.
+        place: the device for received tensors; None: this process's own, once the group is connected.
     """
 
     kind: ClassVar[str]
@@ -222,6 +228,7 @@ class BroadcastGroup(TransferGroup):
     kind = "broadcast"
 
     def connect(self) -> None:
+        """Meets all members, then builds the collective library's group over them. RunError where that fails."""
         self._meet("join")
         if self._place is None:
             self._device.set_current()
@@ -237,6 +244,7 @@ class BroadcastGroup(TransferGroup):
             ) from error
 
     def send(self, parameters: Sequence[ParamInfo], tensors: Iterable[tuple[str, Tensor]]) -> None:
+        """Broadcasts ``tensors`` bucket by bucket, see :meth:`TransferGroup.send`; one bucket at a time is held."""
         with self._transfer():
             stream = iter(tensors)
             for number, bucket in enumerate(plan_buckets(parameters, self.endpoint.bucket_bytes)):
@@ -251,6 +259,7 @@ class BroadcastGroup(TransferGroup):
                 raise ValueError(f"weight transfer: {extra[0]} was not announced")
 
     def receive(self, parameters: Sequence[ParamInfo]) -> Iterator[tuple[str, Tensor]]:
+        """Yields what comes by the broadcasts, see :meth:`TransferGroup.receive`."""
         with self._transfer():
             for number, bucket in enumerate(plan_buckets(parameters, self.endpoint.bucket_bytes)):
                 yield from self._receive_bucket(bucket, number)
@@ -319,7 +328,7 @@ class BroadcastGroup(TransferGroup):
 
 
 def next_tensor(stream: Iterator[tuple[str, Tensor]], info: ParamInfo) -> Tensor:
-    """The next (name, tensor) of ``stream``, which must be what ``info`` says."""
+    """The next tensor of ``stream``, whose name, dtype and shape must be those of ``info``. ValueError otherwise."""
     found = next(stream, None)
     if found is None:
         raise ValueError(f"weight transfer: {info.name} was announced and did not come")

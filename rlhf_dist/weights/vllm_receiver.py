@@ -70,6 +70,7 @@ class Receiver:
 
         Raises:
             RunError: the transfer broke, or parameters of the model were not in it.
+            RuntimeError: :meth:`join` was not called before.
         """
         if self._group is None:
             raise RuntimeError("weights cannot be received before the group was joined")

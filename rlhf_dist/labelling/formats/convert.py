@@ -97,7 +97,11 @@ def read_rows(path: str, split: str, source: LabelFormat) -> list[Record]:
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, object]], target: LabelFormat) -> None:
-    """Writes rows as lines, or as one list."""
+    """Writes rows as lines if ``path`` ends with .jsonl, else as one JSON list, wrapped as ``target`` has it.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
     if path.suffix == ".jsonl":
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     else:
