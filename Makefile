@@ -26,7 +26,7 @@ demo: install ## SFT, reward model and PPO on movie reviews, in minutes
 	@$(PY) -m demo.run
 
 docs: install ## the documentation as a site, in docs/_build
-	@$(PY) -m sphinx -q -W --keep-going -n -c docs . docs/_build
+	@$(PY) -m sphinx -q -W --keep-going -n $(if $(SOURCE_URL),-D source_url=$(SOURCE_URL)) -c docs . docs/_build
 	@echo "open docs/_build/index.html in a browser"
 
 lint: install ## ruff, its formatter and mypy

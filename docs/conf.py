@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging as python_logging
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ exclude_patterns = [path.name for path in ROOT.iterdir() if path.is_dir() and pa
 exclude_patterns += ["docs/_build"]
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+highlight_language = "none"  # of blocks that name none
 myst_heading_anchors = 4  # GitHub's own anchors, so that page.md#a-heading works in both places
 # docs/index.md names some pages by a pattern before they are there.
 python_logging.getLogger("sphinx.sphinx.directives.other").addFilter(
@@ -63,7 +65,7 @@ html_show_copyright = False
 def linked_to_source(app: Sphinx, doctree: nodes.document) -> None:
     """Makes the links to files and folders that are no pages lead to their source.
 
-    That is below the configuration value ``source_url`` (``-D source_url=https://github.com/OWNER/NAME/blob/COMMIT``);
+    That is below the configuration value ``source_url`` (``make docs SOURCE_URL=https://github.com/OWNER/NAME/blob/COMMIT``);
     without one, as in a build on one's own machine, the file in the checkout. A file that does not exist is a warning.
     """
     page = Path(app.outdir) / app.builder.get_target_uri(app.env.docname)
@@ -76,6 +78,13 @@ def linked_to_source(app: Sphinx, doctree: nodes.document) -> None:
         base = app.config.source_url
         url = f"{base}/{path.relative_to(ROOT)}" if base else os.path.relpath(path, page.parent)
         link.replace_self(nodes.reference("", "", *link.children, refuri=url, internal=False))
+
+
+def linked_by_title(app: Sphinx, doctree: nodes.document) -> None:
+    """Makes a link that is written as a file's name, as ``[data.md](data.md#errors)`` is, read as the title there."""
+    for link in doctree.findall(addnodes.pending_xref):
+        if link.get("refdomain") == "doc" and re.fullmatch(r"[\w/.]+\.md", link.astext()):
+            link["refexplicit"] = False
 
 
 def linked_file(app: Sphinx, link: nodes.Element) -> Path | None:
@@ -103,7 +112,7 @@ def without_fields_of_tuples(app: Sphinx, what: str, name: str, thing: Any, skip
 def without_types_in_texts(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
     """Keeps napoleon from taking a property's text up to a colon for its type."""
     if what in ("attribute", "property", "data"):
-        lines.insert(0, "")
+        lines[:0] = ["..", ""]  # a comment
 
 
 def unknown_type(app: Sphinx, domain: Any, node: addnodes.pending_xref) -> bool | None:
@@ -121,4 +130,5 @@ def setup(app: Sphinx) -> None:
     app.connect("autodoc-skip-member", without_fields_of_tuples)
     app.connect("autodoc-process-docstring", without_types_in_texts, priority=400)  # before napoleon
     app.connect("warn-missing-reference", unknown_type)
+    app.connect("doctree-read", linked_by_title)
     app.connect("doctree-read", linked_to_source, priority=400)  # before Sphinx collects what there is to download

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-n", "-c", "docs", "."]  # as `make docs`
@@ -56,3 +57,13 @@ def test_links_that_leave_the_pages_lead_to_files_of_the_checkout(site: Path) ->
         outside = [link for link in links if link.endswith((".py", ".yaml", "LICENSE"))]
         assert outside
         assert all(((site / page).parent / link).resolve().is_file() for link in outside)
+
+
+def test_what_is_published_is_what_make_docs_builds() -> None:
+    jobs = yaml.safe_load((ROOT / ".github/workflows/docs.yml").read_text())["jobs"]
+    steps = jobs["build"]["steps"]
+    (folder,) = [step["with"]["path"] for step in steps if "upload-pages" in step.get("uses", "")]
+    (made,) = [step["run"] for step in steps if "run" in step]
+    shown = subprocess.run(["make", "-n", *made.split()[1:]], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert f"-c docs . {folder}\n" in shown.stdout
+    assert "-D source_url=" in shown.stdout
