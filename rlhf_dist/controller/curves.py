@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf_dist.controller.loaded_run import Rows
+from rlhf_dist.controller.metric_table import metric_named
 from rlhf_dist.controller.plot import Line
 from rlhf_dist.controller.rundir import RunDir, read_jsonl
 
@@ -20,39 +21,52 @@ class Chart:
     """One chart: its first key decides whether a run has it.
 
     Attributes:
-        title: what is drawn.
-        unit: of the vertical axis, or what the figure says.
         keys: names of metrics, each with the curve's label.
     """
 
-    title: str
-    unit: str
     keys: Mapping[str, str]
 
+    @property
+    def title(self) -> str:
+        """What is drawn: the title of the first metric, or its name where nobody knows it."""
+        metric = metric_named(self._first)
+        return self._first if metric is None else metric.title.replace("NAME", metric.source_in(self._first))
 
+    @property
+    def unit(self) -> str:
+        """The unit of the vertical axis, or what the figure says; empty where nobody knows it."""
+        metric = metric_named(self._first)
+        return "" if metric is None else metric.unit
+
+    @property
+    def _first(self) -> str:
+        return next(iter(self.keys))
+
+
+#: The charts in their order; those of other metrics come behind them.
 CHARTS = (
-    Chart("Learned reward", "mean of a step", {"reward/score_mean": "score", "reward/total_mean": "less KL penalty"}),
-    Chart("KL to the reference", "nats a sequence", {"kl/sequence_mean": "KL"}),
-    Chart("Loss", "nats a token", {"loss/sft": "training", "eval/loss": "held out"}),
-    Chart("Loss", "nats a prompt", {"loss/reward": "training", "eval/loss": "held out"}),
-    Chart("Loss", "nats a prompt", {"loss/dpo": "training", "eval/loss": "held out"}),
-    Chart("Margin", "implicit reward, better less worse", {"reward/margin": "margin"}),
-    Chart("Pair accuracy", "share of pairs ranked right", {"accuracy/pair": "training", "eval/accuracy": "held out"}),
-    Chart("Held-out reward", "mean score", {"eval/score_mean": "score"}),
-    Chart("Judge", "held out, independent scorer", {"eval/judge_mean": "judge"}),
-    Chart("Distinct-2", "held out, share of bigrams", {"eval/distinct_2": "distinct-2"}),
-    Chart("Response length", "tokens", {"response/length_mean": "length"}),
-    Chart("Finished responses", "share that ends before the length limit", {"response/finished": "share"}),
-    Chart("Entropy", "nats a token", {"policy/entropy": "entropy"}),
-    Chart("Policy loss", "clipped surrogate", {"loss/policy": "loss"}),
-    Chart("Clipped ratios", "share of tokens", {"policy/clip_fraction": "share"}),
-    Chart("Value loss", "squared error / 2", {"loss/value": "loss"}),
-    Chart("Explained variance", "of the returns, by the critic", {"value/explained_variance": "share"}),
-    Chart("Rollout against actor", "nats, log-probability gap", {"rollout/logprob_gap": "gap"}),
-    Chart("Learning rate", "", {"optim/lr": "lr"}),
-    Chart("Gradient norm", "before clipping", {"optim/grad_norm": "norm"}),
-    Chart("Throughput", "tokens a second", {"throughput/tokens_per_s": "tokens/s"}),
-    Chart("Time of a step", "seconds", {"time/step_s": "seconds"}),
+    Chart({"reward/score_mean": "score", "reward/total_mean": "less KL penalty"}),
+    Chart({"kl/sequence_mean": "KL"}),
+    Chart({"loss/sft": "training", "eval/loss": "held out"}),
+    Chart({"loss/reward": "training", "eval/loss": "held out"}),
+    Chart({"loss/dpo": "training", "eval/loss": "held out"}),
+    Chart({"reward/margin": "margin"}),
+    Chart({"accuracy/pair": "training", "eval/accuracy": "held out"}),
+    Chart({"eval/score_mean": "score"}),
+    Chart({"eval/judge_mean": "judge"}),
+    Chart({"eval/distinct_2": "distinct-2"}),
+    Chart({"response/length_mean": "length"}),
+    Chart({"response/finished": "share"}),
+    Chart({"policy/entropy": "entropy"}),
+    Chart({"loss/policy": "loss"}),
+    Chart({"policy/clip_fraction": "share"}),
+    Chart({"loss/value": "loss"}),
+    Chart({"value/explained_variance": "share"}),
+    Chart({"rollout/logprob_gap": "gap"}),
+    Chart({"optim/lr": "lr"}),
+    Chart({"optim/grad_norm": "norm"}),
+    Chart({"throughput/tokens_per_s": "tokens/s"}),
+    Chart({"time/step_s": "seconds"}),
 )
 
 _NO_CHART = {"step", "weights/version"}
@@ -73,7 +87,7 @@ def charts_of(rows: Rows) -> list[Chart]:
     known = [chart for chart in CHARTS if next(iter(chart.keys)) in present]
     drawn = {key for chart in known for key in chart.keys} | _NO_CHART
     other = sorted(key for key in present - drawn if not key.startswith("time/"))
-    return known + [Chart(key, "", {key: key}) for key in other]
+    return known + [Chart({key: key}) for key in other]
 
 
 def series(rows: Rows, key: str) -> tuple[list[int], list[float]]:

@@ -1,4 +1,4 @@
-"""The figures of each step, into metrics.jsonl and TensorBoard."""
+"""The figures of each step, into metrics.jsonl and TensorBoard; `metric_table.py` says what each of them is."""
 
 from __future__ import annotations
 
@@ -15,34 +15,6 @@ if TYPE_CHECKING:
 
     from torch.utils.tensorboard import SummaryWriter
     from typing_extensions import Self
-
-_TIMED = ("throughput/tokens_per_s", "time/step_s")
-
-#: What every line of a PPO run holds; one `time/<phase>_s` a phase comes on top.
-PPO_METRICS = (
-    "kl/sequence_mean",
-    "loss/policy",
-    "loss/value",
-    "policy/clip_fraction",
-    "policy/entropy",
-    "response/length_mean",
-    "reward/score_mean",
-    "reward/total_mean",
-    "rollout/logprob_gap",
-    "value/explained_variance",
-    "weights/version",
-    *_TIMED,
-)
-
-#: What every line of a training step of SFT holds; `eval/loss` stands on the evaluated steps.
-SFT_METRICS = ("loss/sft", "optim/grad_norm", "optim/lr", *_TIMED)
-
-#: What every line of a training step of reward-model training holds; on evaluated steps also `eval/loss` and
-#: `eval/accuracy`.
-REWARD_METRICS = ("accuracy/pair", "loss/reward", "optim/grad_norm", "optim/lr", *_TIMED)
-
-#: The same of DPO.
-DPO_METRICS = ("accuracy/pair", "loss/dpo", "optim/grad_norm", "optim/lr", "reward/margin", *_TIMED)
 
 
 class MetricsWriter:

@@ -80,7 +80,7 @@ def test_a_band_lists_all_of_its_seeds_where_configurations_differ_in_the_seed(t
 
 def test_a_figure_that_never_changes_is_a_flat_line(tmp_path: Path) -> None:
     text = _page([write_run(tmp_path, name, settings, steps=60) for name, settings in (("a", SLOW), ("b", FAST))])
-    plot = re.search(r'aria-label="kl/coef\. [^"]*" data-plot="([^"]*)"', text)
+    plot = re.search(r'aria-label="KL coefficient, reward a nat\. [^"]*" data-plot="([^"]*)"', text)
     assert plot is not None
     low, high, *_ = json.loads(html.unescape(plot[1]))["y"]
     assert low < 0.095 and high > 0.105

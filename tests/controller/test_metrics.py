@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlhf_dist.controller.metrics import PPO_METRICS, MetricsWriter
+from rlhf_dist.controller.metric_table import PPO, metrics_of
+from rlhf_dist.controller.metrics import MetricsWriter
 from rlhf_dist.errors import RunError
 
 
@@ -63,8 +64,10 @@ def test_tensorboard_has_the_same_figures_and_a_resumed_run_hides_what_it_repeat
     assert [(event.step, event.value) for event in events] == [(1, 1.0), (2, 20.0)]
 
 
-def test_the_contracts_keys_are_the_documented_ones() -> None:
-    assert set(PPO_METRICS) == {
+def test_every_line_of_ppo_holds_what_the_contract_names_and_the_critics_figures_where_there_is_one() -> None:
+    with_a_critic = {"loss/value", "value/explained_variance"}
+    assert with_a_critic <= set(metrics_of(PPO)) - set(metrics_of(PPO, always=True))
+    assert {*metrics_of(PPO, always=True), *with_a_critic} >= {
         "reward/score_mean",
         "reward/total_mean",
         "kl/sequence_mean",

@@ -16,7 +16,8 @@ from rich.console import Console
 
 from rlhf_dist.__main__ import main
 from rlhf_dist.controller.curves import CHARTS, charts_of, running_mean, save_curves_png
-from rlhf_dist.controller.metrics import DPO_METRICS, PPO_METRICS, REWARD_METRICS, SFT_METRICS, MetricsWriter
+from rlhf_dist.controller.metric_table import METRICS, PPO, REWARD, SFT, metrics_of
+from rlhf_dist.controller.metrics import MetricsWriter
 from rlhf_dist.controller.report import phase_seconds, print_summary, summary_rows, write_report
 from rlhf_dist.controller.rundir import RunDir
 from rlhf_dist.durable import write_json_atomic, write_text_atomic
@@ -55,7 +56,7 @@ def _run(folder: Path, name: str, keys: tuple[str, ...], steps: int) -> RunDir:
 @pytest.fixture
 def ppo(tmp_path: Path) -> RunDir:
     """A finished PPO run."""
-    run = _run(tmp_path, "demo-ppo", PPO_METRICS, 3)
+    run = _run(tmp_path, "demo-ppo", metrics_of(PPO), 3)
     run.append_samples([_sample(0, "it <is>", "dull & thin"), _sample(3, "it <is>", "warm")])
     write_json_atomic(run.summary, _SUMMARY)
     return run
@@ -118,14 +119,16 @@ def test_before_and_after_stand_side_by_side_with_text_escaped(ppo: RunDir) -> N
         assert figure in text
 
 
-@pytest.mark.parametrize(("keys", "job"), [(SFT_METRICS, "supervised fine-tuning"), (REWARD_METRICS, "reward model")])
+@pytest.mark.parametrize(
+    ("keys", "job"), [(metrics_of(SFT), "supervised fine-tuning"), (metrics_of(REWARD), "reward model")]
+)
 def test_the_other_two_jobs_have_a_report_too(tmp_path: Path, keys: tuple[str, ...], job: str) -> None:
     text = _shown(_run(tmp_path, "other", keys, 2))
     assert job in text and "Learning rate" in text and "unfinished" in text
 
 
 def test_a_run_without_a_single_step_has_a_report(tmp_path: Path) -> None:
-    text = _shown(_run(tmp_path, "early", PPO_METRICS, 0))
+    text = _shown(_run(tmp_path, "early", metrics_of(PPO), 0))
     assert "No step has ended yet" in text and "unfinished" in text
 
 
@@ -152,11 +155,19 @@ def test_samples_without_a_common_prompt_show_the_newest(ppo: RunDir) -> None:
     assert "newest text" in text and "Samples of the last step" in text
 
 
-def test_every_metric_of_the_contract_has_a_chart_and_unknown_ones_get_one() -> None:
-    drawn = {key for chart in CHARTS for key in chart.keys}
-    assert {*PPO_METRICS, *SFT_METRICS, *REWARD_METRICS, *DPO_METRICS} - drawn == {"weights/version"}
-    rows = [{"step": 1, "mine/own": 1.0, "time/rollout_s": 1.0, "loss/sft": 1.0, "eval/loss": 2.0}]
-    assert [chart.title for chart in charts_of(rows)] == ["Loss", "mine/own"]
+def test_charts_are_titled_by_the_table_of_metrics_and_unknown_ones_by_their_names() -> None:
+    rows = [{"step": 1, "mine/own": 1.0, "time/rollout_s": 1.0, "loss/sft": 1.0, "eval/loss": 2.0, "kl/coef": 0.1}]
+    rows[0]["reward/polite_mean"] = 1.0
+    assert [(chart.title, chart.unit) for chart in charts_of(rows)] == [
+        ("Loss", "nats a token"),
+        ("KL coefficient", "reward a nat"),
+        ("mine/own", ""),
+        ("Score of polite", "mean of a step"),
+    ]
+
+
+def test_every_metric_of_a_chart_is_in_the_table() -> None:
+    assert {key for chart in CHARTS for key in chart.keys} <= METRICS.keys()
 
 
 def test_time_shares_are_of_the_parts_a_step_divides_into() -> None:
@@ -184,7 +195,7 @@ def test_the_terminals_table_has_the_same_figures() -> None:
 
 
 def test_one_picture_of_several_runs(tmp_path: Path, ppo: RunDir) -> None:
-    sft = _run(tmp_path, "demo-sft", SFT_METRICS, 50)
+    sft = _run(tmp_path, "demo-sft", metrics_of(SFT), 50)
     path = tmp_path / "docs" / "curves.png"
     save_curves_png([sft.root, ppo.root], path)
     assert path.read_bytes().startswith(b"\x89PNG")

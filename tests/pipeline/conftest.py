@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from rlhf_dist.controller.metric_table import unknown_metrics
 from tests.tiny import write_data, write_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,7 +83,10 @@ class Workspace:
             process.kill()
             raise
         assert process.returncode == expect, f"exit code {process.returncode}, expected {expect}:\n{output}"
-        return Outcome(process.returncode, output, self.root / "runs" / name)
+        outcome = Outcome(process.returncode, output, self.root / "runs" / name)
+        if (outcome.run / "metrics.jsonl").exists():
+            assert unknown_metrics(name for line in outcome.metrics for name in line) == set()
+        return outcome
 
 
 def learned_without_a_critic(outcome: Outcome) -> None:
