@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from rlhf_dist.labelling.estimates import Bootstrap, Estimate
 from rlhf_dist.labelling.judgements import Judgement
-from rlhf_dist.labelling.preferences import Labeller, Preference, places
+from rlhf_dist.labelling.preferences import SCORERS, Labeller, Preference, places
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,8 @@ class Bias:
 
     Attributes:
         who: whose judgements.
-        earlier: share of the pairs in which the answer shown earlier is preferred.
+        earlier: share of the pairs in which the answer shown earlier is preferred, of those that were shown at all:
+            not those of functions and reward models.
         longer: share of the pairs of unequal length (characters) in which the longer answer is preferred.
     """
 
@@ -52,10 +53,11 @@ def biases(preferences: Sequence[Preference], bootstrap: Bootstrap) -> list[Bias
 
 def _bias(who: str, preferences: Sequence[Preference], bootstrap: Bootstrap) -> Bias:
     ordered = [one for one in preferences if one.sign]
+    shown = [one for one in ordered if one.labeller.source not in SCORERS]
     unequal = [one for one in ordered if len(one.earlier.text) != len(one.later.text)]
     return Bias(
         who,
-        _share(ordered, lambda one: one.sign > 0, bootstrap),
+        _share(shown, lambda one: one.sign > 0, bootstrap),
         _share(unequal, lambda one: (one.sign > 0) == (len(one.earlier.text) > len(one.later.text)), bootstrap),
     )
 
@@ -69,11 +71,14 @@ def _share(preferences: Iterable[Preference], of: Callable[[Preference], bool], 
 
 
 def wins_by_position(judgements: Iterable[Judgement], bootstrap: Bootstrap) -> list[PositionWins]:
-    """For each number of answers that are shown at a time, how often the one at each position is the best."""
+    """For each number of answers that are shown at a time, how often the one at each position is the best.
+
+    Judgements of functions and reward models do not count: no answer is shown to them before another.
+    """
     sums: dict[tuple[int, int], dict[str, tuple[float, float]]] = defaultdict(lambda: defaultdict(lambda: (0.0, 0.0)))
     for judgement in judgements:
         shown = len(judgement.answers)
-        if judgement.skipped or not judgement.ranking or shown < 2:
+        if judgement.skipped or not judgement.ranking or shown < 2 or judgement.source in SCORERS:
             continue
         place = places(judgement.ranking)
         best = len(judgement.ranking[0])

@@ -11,6 +11,8 @@ from rlhf_dist.labelling.candidates import Answer, Ranking
 from rlhf_dist.labelling.judgements import Judgement, Source
 
 PERSON: Source = "person"
+SCORERS: tuple[Source, ...] = ("function", "model")
+"""Judges that score each answer by itself: none is shown to them before another."""
 
 AnswerKey = tuple[str, str]
 """An answer's id and text: files that were labelled apart may use the same short ids."""

@@ -71,14 +71,15 @@ def _agreement(summary: Summary) -> Iterator[Table]:
             [_agreement_row(row) for row in ([summary.people] if len(pairs) > 1 else []) + pairs[:MOST_PAIRS]],
             _left(len(pairs)),
         )
-    if summary.judges:
+    judges = [row for row in summary.judges if row.prompts]
+    if judges:
         people = [] if summary.people is None else [summary.people]
         yield Table(
             "Agreement of judges with people",
             "Each labeller that is no person, with all people who judged the same pairs. People with one another are "
             "what to compare it with.",
             (Column("labeller"), Column("with"), *_AGREE),
-            [_agreement_row(row) for row in [*summary.judges, *people]],
+            [_agreement_row(row) for row in [*judges, *people]],
         )
     if summary.known:
         yield Table(

@@ -26,7 +26,7 @@ from rlhf_dist.labelling.agreement import (
 )
 from rlhf_dist.labelling.bias import biases, wins_by_position
 from rlhf_dist.labelling.estimates import Bootstrap
-from rlhf_dist.labelling.judgements import Judgement
+from rlhf_dist.labelling.judgements import Judgement, Source
 from rlhf_dist.labelling.preferences import Labeller, known_signs, preferences_of, signs_by_labeller
 from tests.labelling.made import ranked, ranking_by, simulated
 
@@ -245,6 +245,17 @@ def test_a_labeller_who_takes_the_first_or_the_longest_is_found_out() -> None:
     (bias,) = biases(preferences_of(longest), QUICK)
     assert bias.longer.value == 1.0
     assert bias.earlier.low is not None and bias.earlier.low < 0.5
+
+
+@pytest.mark.parametrize("source", ["function", "model"])
+def test_judges_that_score_each_answer_by_itself_have_no_bias_by_position(source: Source) -> None:
+    """Their answers stand in the order of the file, which says nothing."""
+    people = [ranked(f"q{number}", "ann", "a>b", "ab" if number % 2 else "ba") for number in range(6)]
+    judge = [ranked(f"q{number}", "judge", "a>b", "ab", source=source) for number in range(6)]
+    together, ann, other = biases(preferences_of([*people, *judge]), QUICK)
+    assert (ann.earlier.value, ann.earlier.count) == (together.earlier.value, together.earlier.count) == (0.5, 6)
+    assert (other.earlier.value, other.earlier.count, other.longer.count) == (None, 0, 0)
+    assert [row.best.value for row in wins_by_position([*people, *judge], QUICK)] == [0.5, 0.5]
 
 
 def test_an_answer_that_ties_for_the_best_has_a_share_of_it() -> None:

@@ -133,6 +133,10 @@ def test_whatever_was_judged_has_its_tables_and_no_others(
         "one judgement": ([people[0]], {"Labellers", "Position and length bias", "Models"}),
         "skipped": ([replace(people[0], ranking=(), skipped="no")], {"Labellers"}),
         "demonstrated": ([demonstrated], {"Labellers"}),
+        "a judge alone": (
+            [replace(people[0], labeller="j", source="function")],
+            {"Labellers", "Position and length bias", "Models"},
+        ),
         "one person and one judge": (
             [people[0], replace(people[0], id="j", labeller="j", source="function")],
             {
