@@ -38,14 +38,14 @@ python_logging.getLogger("sphinx.sphinx.directives.other").addFilter(
 )
 
 # The reference of the code, in docs/api: docstrings of Google's form, with `names` in single backticks as code.
-autodoc_default_options = {"members": True, "no-value": True}
+autodoc_default_options = {"members": True}
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 autodoc_inherit_docstrings = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
-napoleon_attr_annotations = True
+napoleon_attr_annotations = False  # the signature has the types
 default_role = "literal"
 add_module_names = False  # the heading names the module
 maximum_signature_line_length = 100
@@ -99,9 +99,21 @@ def linked_file(app: Sphinx, link: nodes.Element) -> Path | None:
     return Path(os.path.normpath(ROOT / Path(app.env.docname).parent / target))
 
 
-def without_protocols_arguments(app: Sphinx, what: str, name: str, thing: Any, *rest: Any) -> tuple[str, str] | None:
-    """Shows a Protocol without the ``(*args, **kwargs)`` that Python gives it."""
-    return ("", "") if what == "class" and getattr(thing, "_is_protocol", False) else None
+def plain_signature(
+    app: Sphinx, what: str, name: str, thing: Any, options: Any, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None] | None:
+    """Leaves out the arguments that Python gives a Protocol, and spells a default that a dataclass makes ``...``."""
+    if what == "class" and getattr(thing, "_is_protocol", False):
+        return "", ""
+    return signature and signature.replace("<factory>", "..."), returns
+
+
+def without_long_values(app: Sphinx, domain: str, kind: str, content: addnodes.desc_content) -> None:
+    """Shows the value of a constant where it is short."""
+    if kind == "data":
+        for part in list(content.parent.findall(addnodes.desc_annotation)):
+            if len(part.astext()) > 60 and part.astext().startswith(" = "):
+                part.parent.remove(part)
 
 
 def without_fields_of_tuples(app: Sphinx, what: str, name: str, thing: Any, skip: bool, options: Any) -> bool | None:
@@ -110,9 +122,16 @@ def without_fields_of_tuples(app: Sphinx, what: str, name: str, thing: Any, skip
 
 
 def without_types_in_texts(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """Keeps napoleon from taking a property's text up to a colon for its type."""
-    if what in ("attribute", "property", "data"):
-        lines[:0] = ["..", ""]  # a comment
+    """Puts an empty type before texts whose beginning, up to a colon, napoleon would take for their type."""
+    texts = [0] if what in ("attribute", "property", "data") else []
+    for at in texts + [number + 1 for number, line in enumerate(lines) if line.strip() == "Returns:"]:
+        text = lines[at].lstrip()
+        lines[at] = lines[at].removesuffix(text) + ": " + text
+
+
+def several_attributes(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Keeps the names together where one line of ``Attributes:`` describes several."""
+    lines[:] = [re.sub(r"^:ivar [\w, ]+:", lambda names: names[0].replace(", ", ","), line) for line in lines]
 
 
 def unknown_type(app: Sphinx, domain: Any, node: addnodes.pending_xref) -> bool | None:
@@ -126,9 +145,11 @@ def unknown_type(app: Sphinx, domain: Any, node: addnodes.pending_xref) -> bool 
 def setup(app: Sphinx) -> None:
     """What Sphinx calls first."""
     app.add_config_value("source_url", "", "env", str)
-    app.connect("autodoc-process-signature", without_protocols_arguments)
+    app.connect("autodoc-process-signature", plain_signature)
+    app.connect("object-description-transform", without_long_values)
     app.connect("autodoc-skip-member", without_fields_of_tuples)
     app.connect("autodoc-process-docstring", without_types_in_texts, priority=400)  # before napoleon
+    app.connect("autodoc-process-docstring", several_attributes, priority=600)  # after it
     app.connect("warn-missing-reference", unknown_type)
     app.connect("doctree-read", linked_by_title)
     app.connect("doctree-read", linked_to_source, priority=400)  # before Sphinx collects what there is to download
