@@ -40,6 +40,7 @@ python_logging.getLogger("sphinx.sphinx.directives.other").addFilter(
 # The reference of the code, in docs/api: docstrings of Google's form, with `names` in single backticks as code.
 autodoc_default_options = {"members": True}
 autodoc_member_order = "bysource"
+autoclass_content = "both"  # the docstring of __init__ too
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 autodoc_inherit_docstrings = True

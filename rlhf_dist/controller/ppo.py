@@ -51,7 +51,17 @@ class RewardSource:
 
 @dataclass(frozen=True)
 class PPORoles:
-    """The roles that take part in a step; there is no critic if the advantage estimator needs none."""
+    """The roles that take part in a step, and what connects them.
+
+    Attributes:
+        actor: the policy that is trained.
+        critic: predicts values; None if the advantage estimator needs none.
+        rewards: what scores the responses, one entry a source; at least one.
+        reference: the frozen policy from which the KL is measured.
+        rollout: the engines that sample.
+        weights: brings the actor's weights to the engines.
+        scheduler: runs the roles' calls, at once or in turns.
+    """
 
     actor: Actor
     critic: Critic | None
@@ -64,11 +74,17 @@ class PPORoles:
 
 @dataclass(frozen=True)
 class StepResult:
-    """One step's figures, and the batch they were taken from."""
+    """One step's figures, and the batch they were taken from.
+
+    Attributes:
+        metrics: by their names in metrics.jsonl.
+        experience: the responses that were sampled, with what all roles said of them.
+        kl: ``[R]`` float32, nats, the k1 estimate of each response token's KL to the reference; 0 where masked.
+    """
 
     metrics: dict[str, float]
     experience: Experience
-    kl: Tensor  # [R] nats
+    kl: Tensor
 
 
 def make_kl_controller(config: KLConfig) -> KLController:

@@ -64,10 +64,19 @@ class StepResult(NamedTuple):
 
 
 class ForwardEngine(Protocol):
-    """A model that runs forward."""
+    """A model that runs forward.
+
+    Attributes:
+        model: the policy, or the model with a scalar head; its parameters may be sharded.
+        forward_module: to be called in the model's place: a library may have wrapped it.
+        device: the kind of device that it runs on.
+        rank: this worker's number among the role's, from 0.
+        world: how many workers the role has.
+        sharding: gathers the parameters where they are sharded.
+    """
 
     model: PolicyModel | ScalarModel
-    forward_module: nn.Module  # to be called in the model's place: a library may have wrapped it
+    forward_module: nn.Module
     device: Device
     rank: int
     world: int
@@ -106,10 +115,17 @@ class ForwardEngine(Protocol):
 
 
 class TrainEngine(ForwardEngine, Protocol):
-    """A model that learns, by AdamW with a learning-rate schedule."""
+    """A model that learns, by AdamW with a learning-rate schedule.
 
-    average: WeightAverage | None  # of the weights, where the role wants one
-    adamw: torch.optim.AdamW  # whose states, by a shard's owner, are part of a checkpoint
+    Attributes:
+        average: the moving average of the weights; None where the role wants none.
+        adamw: the optimizer, whose states, by a shard's owner, are part of a checkpoint.
+        steps_taken: optimizer steps since the beginning of the run, over all resumes.
+        last_lr: learning rate of the last step; 0 before the first.
+    """
+
+    average: WeightAverage | None
+    adamw: torch.optim.AdamW
     steps_taken: int
     last_lr: float
 
