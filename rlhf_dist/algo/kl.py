@@ -11,18 +11,22 @@ from torch import Tensor
 def k1(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
     """``[R]`` nats: log(p/q) of the sampled tokens. Unbiased, of high variance, may be negative.
 
-    (Schulman, "Approximating KL divergence", 2020.)
+    (Schulman, "Approximating KL divergence", 2020, for this and the two below.)
+
+    Args:
+        logprobs: ``[R]`` float32, nats, log p: the policy's log-probabilities of tokens that it sampled.
+        ref_logprobs: ``[R]`` float32, nats, log q: the reference's.
     """
     return logprobs - ref_logprobs
 
 
 def k2(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
-    """``[R]`` nats: half the squared log-ratio. Biased, of low variance."""
+    """``[R]`` nats: half the squared log-ratio. Biased, of low variance. Arguments as of :func:`k1`."""
     return 0.5 * (logprobs - ref_logprobs).square()
 
 
 def k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
-    """``[R]`` nats: q/p - 1 - log(q/p). Unbiased and never negative."""
+    """``[R]`` nats: q/p - 1 - log(q/p). Unbiased and never negative. Arguments as of :func:`k1`."""
     log_ratio = ref_logprobs - logprobs
     return torch.expm1(log_ratio) - log_ratio
 

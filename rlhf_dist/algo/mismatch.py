@@ -41,7 +41,11 @@ def correction_weights(logprobs: Tensor, rollout_logprobs: Tensor, correction: s
 
 
 def mismatch_figures(logprobs: Tensor, rollout_logprobs: Tensor) -> dict[str, float]:
-    """How far engine and trainer are apart, over ``[N]`` sampled tokens.
+    """How far engine and trainer are apart, over N sampled tokens.
+
+    Args:
+        logprobs: ``[N]`` float32, nats, the trainer's at the weights that sampled.
+        rollout_logprobs: ``[N]`` float32, nats, the engine's.
 
     Returns:
         ``logprob_gap``: mean absolute difference, nats; ``ratio_max``: largest importance ratio either way;

@@ -79,12 +79,15 @@ _TO_THE_END = "cosine"
 
 
 def comparable(values: Mapping[str, object]) -> dict[str, object]:
-    """Those of a configuration's values, by dotted key, that may matter: what a checkpoint keeps of it."""
+    """The values, by dotted key, without those that never change the result. A checkpoint keeps them."""
     return _without(FREE, values)
 
 
 def shaping(values: Mapping[str, object]) -> dict[str, object]:
-    """Those of the values that shape the run's result."""
+    """The values, by dotted key, that must be the same for a run to go on: those that shape its result.
+
+    The number of steps is one of them only where the learning rate falls towards the last step.
+    """
     falls = any(name.endswith(".optim.schedule") and value == _TO_THE_END for name, value in values.items())
     return _without(FREE if falls else FREE + _LENGTH, values)
 

@@ -163,7 +163,7 @@ def keys_of(config: object) -> dict[str, Key]:
 
 
 def is_missing(value: object) -> bool:
-    """Whether it stands for a value that there is none of."""
+    """Whether ``value`` is the mark of a key without default that was not set (``omegaconf.MISSING``)."""
     return isinstance(value, str) and value == MISSING
 
 

@@ -65,7 +65,9 @@ def unsharded_alone(role: Role, device: Device) -> Role:
 
 
 def train_engine_of(role: TrainedRoleConfig, device: Device) -> Literal["torch", "zero"]:
-    """Who trains the role: what `train_engine` says; auto: plain torch one worker with float32 weights, else ZeRO.
+    """Which engine trains the role: what `train_engine` says, where it is not auto.
+
+    auto is plain torch for a single worker with float32 weights, else DeepSpeed ZeRO.
 
     Args:
         role: as it runs (:func:`unsharded_alone`).

@@ -79,7 +79,7 @@ def _changes(model: RoleModel, longest: int) -> Iterator[dict[str, Setting]]:
 
 
 def set_key(config: object, key: str, value: Setting) -> None:
-    """Sets a dotted key of a configuration object."""
+    """Sets a dotted key of a configuration object, in place."""
     *above, leaf = key.split(".")
     for name in above:
         config = config[name] if isinstance(config, dict) else getattr(config, name)

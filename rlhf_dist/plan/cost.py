@@ -21,7 +21,7 @@ from rlhf_dist.plan.pools import Pool
 
 @dataclass(frozen=True)
 class Speeds:
-    """Of one device. The defaults are those of a data-centre accelerator of 2024, at what programs reach of it."""
+    """What one device can do. The defaults are what programs reach on a data-centre accelerator of 2024."""
 
     flops: float = 300e12  # a second, of matrix products in bfloat16, reached
     memory: float = 2e12  # bytes a second, of device memory
@@ -37,7 +37,15 @@ def step_seconds(
     footprints: dict[str, Footprint],
     speeds: Speeds,
 ) -> dict[str, float]:
-    """Seconds of each phase of a step: rollout, score, train, sync, move (on and off shared devices)."""
+    """Seconds of each phase of a step: rollout, score, train, sync, move (on and off shared devices).
+
+    Args:
+        config: resolved.
+        pools: who shares devices with whom.
+        models: the roles with a model, by name.
+        footprints: bytes of a worker of each of them.
+        speeds: of one device.
+    """
     tokens = ppo_batches(config).samples * (config.rollout.max_prompt_tokens + config.rollout.max_response_tokens)
     score, train, move = [], [], []
     for pool in pools:

@@ -79,7 +79,7 @@ class Footprint:
 
 
 def trained_footprint(facts: ModelFacts, role: TrainedRoleConfig, limits: BatchLimits, device: Device) -> Footprint:
-    """A worker of a role that learns.
+    """The bytes of one worker of a role that learns.
 
     Args:
         facts: of its model.
@@ -117,7 +117,7 @@ def trained_footprint(facts: ModelFacts, role: TrainedRoleConfig, limits: BatchL
 
 
 def frozen_footprint(facts: ModelFacts, role: FrozenRoleConfig, limits: BatchLimits, device: Device) -> Footprint:
-    """A worker of a role that only runs forward."""
+    """The bytes of one worker of a role that only runs forward; arguments as of :func:`trained_footprint`."""
     weights = facts.parameters * facts.itemsize // (role.num_workers if role.zero_stage == 3 else 1)
     tokens = limits.micro_batch_tokens(role, limits.score_sequences)
     buffers = _zero_buffers(facts, role, device, training=False)
@@ -140,7 +140,9 @@ def engine_footprint(
     bucket_bytes: int = 0,
     colocated_roles: int = 0,
 ) -> Footprint:
-    """A process of a rollout engine. What of the device is not weights becomes cache, up to `memory_utilization`.
+    """The bytes of one process of a rollout engine.
+
+    What `memory_utilization` leaves beside the weights becomes cache.
 
     Args:
         facts: of its model in the engine's dtype.

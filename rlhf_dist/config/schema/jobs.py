@@ -51,7 +51,7 @@ def _placement(example: str) -> Any:
 
 @dataclass
 class SFTConfig:
-    """`launch/sft_llama.py`."""
+    """The configuration of `rlhf-dist sft` (`launch/sft_llama.py`)."""
 
     run: RunConfig = _run()
     data: DemonstrationDataConfig = section(DemonstrationDataConfig, "prompts with answers")
@@ -63,7 +63,7 @@ class SFTConfig:
 
 @dataclass
 class RewardModelConfig:
-    """`launch/reward_llama.py`."""
+    """The configuration of `rlhf-dist reward` (`launch/reward_llama.py`)."""
 
     run: RunConfig = _run()
     data: RewardModelDataConfig = section(RewardModelDataConfig, "K-way rankings")
@@ -76,7 +76,7 @@ class RewardModelConfig:
 
 @dataclass
 class DPOConfig:
-    """`launch/dpo_llama.py`."""
+    """The configuration of `rlhf-dist dpo` (`launch/dpo_llama.py`)."""
 
     run: RunConfig = _run()
     data: ComparisonDataConfig = section(ComparisonDataConfig, "K-way rankings")
@@ -91,7 +91,7 @@ class DPOConfig:
 
 @dataclass
 class PPOConfig:
-    """`launch/ppo_llama.py`."""
+    """The configuration of `rlhf-dist ppo` (`launch/ppo_llama.py`), whichever algorithm it runs."""
 
     run: RunConfig = _run()
     data: PromptDataConfig = section(PromptDataConfig, "the prompts")
