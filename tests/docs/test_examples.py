@@ -96,3 +96,11 @@ def functions_of(text: str) -> dict[str, str]:
             found[node.name] = ast.unparse(node)
     assert found
     return found
+
+
+def test_the_trace_of_a_step_is_summed_and_drawn_as_the_page_shows_it(tmp_path: Path) -> None:
+    command = [sys.executable, "docs/examples/trace_step.py", "docs/examples/trace.json", str(tmp_path / "step.svg")]
+    printed = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    assert printed in (ROOT / "docs/howto/reading_a_trace.md").read_text()
+    drawn = (tmp_path / "step.svg").read_text()
+    assert all(name in drawn for name in ("rollout-1", "reward-0", "seconds of the step"))
