@@ -75,13 +75,22 @@ def run(name: str, argv: Sequence[str]) -> Path:
         UserError, ClusterError, RunError, StoppedByUser: as errors.py says.
         SystemExit: after `--help` was printed.
     """
+    config = configuration(name, argv)
+    with fork_server(config.cluster, config.run.device) as forks:
+        run_job = importlib.import_module("rlhf_dist.jobs.run").run_job
+        directory: Path = run_job(config, importlib.import_module(JOBS[name].module).prepare, forks).root
+    return directory
+
+
+def configuration(name: str, argv: Sequence[str]) -> Any:
+    """The configuration that a job's command line asks for, completed and checked. Nothing is started.
+
+    Args and errors as of :func:`run`; it is of the class ``JOBS[name].schema``.
+    """
     job = JOBS[name]
     config = job.complete(load_config(job.schema, argv, default_recipe(name)))
     job.validate(config)
-    with fork_server(config.cluster, config.run.device) as forks:
-        run_job = importlib.import_module("rlhf_dist.jobs.run").run_job
-        directory: Path = run_job(config, importlib.import_module(job.module).prepare, forks).root
-    return directory
+    return config
 
 
 def default_recipe(name: str) -> Path:
