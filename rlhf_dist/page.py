@@ -7,6 +7,8 @@ import hashlib
 import html
 from importlib import resources
 
+_LONG_TEXT = 40  # characters, from which a cell is not squeezed to the width of a word
+
 
 def page(title: str, body: str, script: str | None = None) -> str:
     """A whole HTML document: light and dark, for any width of window, without a link to elsewhere.
@@ -30,6 +32,22 @@ def page(title: str, body: str, script: str | None = None) -> str:
         + (f"\n<script>{code}</script>" if code else "")
         + "</body></html>\n"
     )
+
+
+def named(value: object) -> str:
+    """A name as text within HTML that leaves the order of the text around it alone, whichever way it is written."""
+    return f"<bdi>{escaped(value)}</bdi>"
+
+
+def text_cell(value: object, tag: str = "td", before: str = "") -> str:
+    """A cell of a table that holds text from data, of a width that suits it, after ``before``, which is HTML."""
+    wide = " long" if len(str(value)) > _LONG_TEXT else ""
+    return f'<{tag} class="words{wide}">{before}{named(value)}</{tag}>'
+
+
+def scrolled(name: str, inside: str) -> str:
+    """A card that scrolls sideways where ``inside``, which is HTML, is wider: by keys too, under this name."""
+    return f'<div class="card scroll" tabindex="0" role="region" aria-label="{escaped(name)}">{inside}</div>'
 
 
 def _resource(name: str) -> str:

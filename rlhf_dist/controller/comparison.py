@@ -24,7 +24,7 @@ from rlhf_dist.controller.sections import (
 from rlhf_dist.controller.warning_signs import warning_signs
 from rlhf_dist.durable import write_text_atomic
 from rlhf_dist.errors import UserError
-from rlhf_dist.page import escaped, page
+from rlhf_dist.page import escaped, named, page, scrolled, text_cell
 
 # Score against KL: of the steps' own samples, and of the held-out prompts by the score and by the judge.
 _PLANES = (
@@ -91,11 +91,11 @@ def _legend(groups: Sequence[Group]) -> str:
     """The page's key: a button a group, which shows or hides its curves."""
     buttons = "".join(
         f'<button type="button" disabled aria-pressed="true" data-toggle="{group.number}">{swatch(group.number)}'
-        f"{escaped(group.label)}</button>"
+        f"{named(group.label)}</button>"
         for group in groups
     )
     bands = [_band_words(group) for group in groups if len(group.runs) > 1]
-    said = "".join(f"<p>{escaped(words)}</p>" for words in bands)
+    said = "".join(f"<p>{words}</p>" for words in bands)
     return f'<div class="legend" role="group" aria-label="Curves shown">{buttons}</div>\n{said and _note(said)}'
 
 
@@ -107,7 +107,10 @@ def _band_words(group: Group) -> str:
     seeds = ", ".join(str(run.config.get("run.seed", "?")) for run in group.runs)
     ends = sorted({run.rows[-1]["step"] for run in group.runs if run.rows})
     shortest = f", up to step {ends[0]}, where the shortest run ends" if len(ends) > 1 else ""
-    return f"{group.label}: mean of the seeds {seeds}; the band is from the least of them to the most{shortest}."
+    return (
+        f"{named(group.label)}: mean of the seeds {escaped(seeds)}; the band is from the least of them to the most"
+        f"{shortest}."
+    )
 
 
 def _results(groups: Sequence[Group]) -> str:
@@ -120,13 +123,14 @@ def _results(groups: Sequence[Group]) -> str:
     for group in groups:
         for run in group.runs:
             after = run.summary["after"] if run.summary else {}
-            cells = "".join(f"<td>{_figure(after.get(key))}</td>" for key, _ in shown)
+            cells = "".join(f'<td class="figure">{_figure(after.get(key))}</td>' for key, _ in shown)
             kl = run.summary.get("kl_sequence_mean") if run.summary else None
-            lines.append(f"<tr><th>{swatch(group.number)} {escaped(run.label)}</th>{cells}<td>{_figure(kl)}</td></tr>")
+            name = text_cell(run.label, "th", f"{swatch(group.number)} ")
+            lines.append(f'<tr>{name}{cells}<td class="figure">{_figure(kl)}</td></tr>')
     table = (
         f"<table><thead><tr><th>run</th>{heads}<th>KL, nats</th></tr></thead><tbody>{''.join(lines)}</tbody></table>"
     )
-    return f'<h2>Held out, after the run</h2>\n<div class="card wide">{table}</div>'
+    return f"<h2>Held out, after the run</h2>\n{scrolled('Held out, after the run', table)}"
 
 
 def _has(groups: Sequence[Group], key: str) -> bool:
@@ -208,14 +212,15 @@ def _differences(groups: Sequence[Group]) -> str:
             "<details><summary>and keys that no result depends on: layout, names, how often the run saves</summary>"
             f"{_difference_table(groups, rest)}</details>"
         )
-    return f'<h2>What differs between the configurations</h2>\n<div class="card wide">{"".join(parts)}</div>'
+    title = "What differs between the configurations"
+    return f"<h2>{title}</h2>\n{scrolled(title, ''.join(parts))}"
 
 
 def _difference_table(groups: Sequence[Group], names: Sequence[str]) -> str:
-    heads = "".join(f"<th>{swatch(group.number)} {escaped(group.label)}</th>" for group in groups)
+    heads = "".join(text_cell(group.label, "th", f"{swatch(group.number)} ") for group in groups)
     lines = []
     for name in names:
-        cells = "".join(f"<td>{escaped(_values(group, name))}</td>" for group in groups)
+        cells = "".join(text_cell(_values(group, name)) for group in groups)
         lines.append(f"<tr><th><code>{escaped(name)}</code></th>{cells}</tr>")
     return f"<table><thead><tr><th>key</th>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
 
@@ -256,6 +261,6 @@ def _column(group: Group, run: LoadedRun, samples: Rows) -> str:
     left_out = f" <small>{len(steps)} of {len(samples)} steps</small>" if len(steps) < len(samples) else ""
     sides = "".join(sample_side(sample) for sample in samples if sample["step"] in steps)
     return (
-        f'<section data-line="{group.number}"><h4>{swatch(group.number)} {escaped(run.label)}{left_out}</h4>'
+        f'<section data-line="{group.number}"><h3>{swatch(group.number)} {named(run.label)}{left_out}</h3>'
         f"{sides}</section>"
     )

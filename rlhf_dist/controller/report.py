@@ -28,7 +28,7 @@ from rlhf_dist.controller.sections import (
 from rlhf_dist.controller.view import duration
 from rlhf_dist.controller.warning_signs import warning_signs
 from rlhf_dist.durable import write_text_atomic
-from rlhf_dist.page import escaped, page
+from rlhf_dist.page import escaped, named, page
 
 __all__ = ["print_summary", "save_curves_png", "summary_rows", "write_report"]
 
@@ -134,21 +134,23 @@ def _head(run: RunDir, rows: Rows, summary: Row | None) -> str:
     last = rows[-1]["step"] if rows else 0
     seconds = sum(series(rows, "time/step_s")[1])
     lead = f"{job}, {last} step{'' if last == 1 else 's'}, {duration(seconds)} of training"
-    return f'<h1>{escaped(run.name)}{badge}</h1>\n<p class="lead">{escaped(lead)}</p>'
+    return f'<h1>{named(run.name)}{badge}</h1>\n<p class="lead">{escaped(lead)}</p>'
 
 
 def _summary(summary: Row | None) -> str:
     if summary is None:
         return ""
     lines = [
-        f"<tr><td>{escaped(row.label)}</td><td>{row.before}</td><td>{row.after}</td><td>{row.change}</td></tr>"
+        f'<tr><td>{escaped(row.label)}</td><td class="figure">{row.before}</td><td class="figure">{row.after}</td>'
+        f'<td class="figure">{row.change}</td></tr>'
         for row in summary_rows(summary)
     ]
     facts = "".join(
         f"<div>{escaped(name)} <b>{escaped(value)}</b></div>" for name, value in summary_facts(summary).items()
     )
     table = (
-        "<table><tr><th></th><th>before</th><th>after</th><th>change</th></tr>" + "".join(lines) + "</table>"
+        "<table><thead><tr><td></td><th>before</th><th>after</th><th>change</th></tr></thead>"
+        f"<tbody>{''.join(lines)}</tbody></table>"
         if lines
         else ""
     )
@@ -241,12 +243,13 @@ def _phases(rows: Rows) -> str:
     )
     lines = "".join(
         f'<tr><td><span class="key" style="background:{colour[name]}"></span>{escaped(name)}</td>'
-        f"<td>{seconds:.2f} s</td><td>{100 * seconds / total:.0f}%</td></tr>"
+        f'<td class="figure">{seconds:.2f} s</td><td class="figure">{100 * seconds / total:.0f}%</td></tr>'
         for name, seconds in phases.items()
     )
     return (
         f'<h2>Where a step\'s time goes</h2>\n<div class="card"><div class="bar">{bars}</div>'
-        f"<table><tr><th>phase</th><th>median of a step</th><th>share</th></tr>{lines}</table></div>"
+        "<table><thead><tr><th>phase</th><th>median of a step</th><th>share</th></tr></thead>"
+        f"<tbody>{lines}</tbody></table></div>"
     )
 
 
@@ -254,5 +257,6 @@ def _config(run: RunDir) -> str:
     if not run.config.exists():
         return ""
     config = escaped(run.config.read_text(encoding="utf-8"))
-    details = f"<details><summary>config.yaml</summary><pre>{config}</pre></details>"
+    shown = f'<pre tabindex="0" role="region" aria-label="config.yaml">{config}</pre>'
+    details = f"<details><summary>config.yaml</summary>{shown}</details>"
     return f'<h2>Configuration</h2>\n<div class="card">{details}</div>'

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rlhf_dist.controller.loaded_run import Row, Rows
 from rlhf_dist.controller.plot import COLOURS, Line, colour, dashes, plot_svg
 from rlhf_dist.controller.warning_signs import WarningSign
-from rlhf_dist.page import escaped
+from rlhf_dist.page import escaped, named
 
 MOST_PROMPTS = 12
 MOST_STEPS = 6  # of one prompt
@@ -56,7 +56,7 @@ def warnings_section(signs: Sequence[tuple[str, WarningSign]]) -> str:
     if not signs:
         return ""
     cards = "".join(
-        f'<li class="card warning"><h3>{escaped(sign.title)}<span>{escaped(f"{name}, " if name else "")}from step '
+        f'<li class="card warning"><h3>{escaped(sign.title)}<span>{f"{named(name)}, " if name else ""}from step '
         f"{sign.step}</span></h3><p>{escaped(sign.figure)}.</p><p>{escaped(sign.advice)}</p></li>"
         for name, sign in signs
     )
@@ -88,6 +88,7 @@ def spread_out(steps: Sequence[int], most: int = MOST_STEPS) -> list[int]:
 
 def sample_side(sample: Row) -> str:
     """One sampled response with its figures."""
+    response = escaped(sample["response"].strip()) or '<span class="cut">[empty]</span>'
     figures = [
         f"{name} <b>{sample[key]:.2f}</b>"
         for key, name in (("score", "score"), ("kl", "KL"), ("judge", "judge"))
@@ -96,11 +97,12 @@ def sample_side(sample: Row) -> str:
     cut = "" if sample["finished"] else ' <span class="cut">[cut at the length limit]</span>'
     return (
         f"<div><small>step {sample['step']}</small>"
-        f'<div class="text" dir="auto">{escaped(sample["response"].strip())}{cut}</div>'
+        f'<div class="text" dir="auto">{response}{cut}</div>'
         f"<small>{' · '.join(figures)}</small></div>"
     )
 
 
 def prompt_line(prompt: str) -> str:
     """The prompt above its responses."""
-    return f'<p dir="auto"><span>prompt</span>{escaped(prompt)}</p>'
+    shown = escaped(prompt) if prompt.strip() else '<span class="cut">[empty]</span>'
+    return f'<p dir="auto"><span>prompt</span>{shown}</p>'

@@ -27,10 +27,9 @@ from rlhf_dist.jobs.outputs import check_outputs, console_for, written
 from rlhf_dist.jobs.reward_scores import checked_model, reward_engine, reward_scores
 from rlhf_dist.labelling.estimates import Bootstrap
 from rlhf_dist.labelling.reward_accuracy import RewardAccuracy, ScoredRow, pairs_of, reward_accuracy
-from rlhf_dist.labelling.reward_tables import Mistake, bench_table, curve_html, mistakes_html, reward_tables
+from rlhf_dist.labelling.reward_tables import Mistake, bench_table, reward_page, reward_tables
 from rlhf_dist.labelling.rewardbench import BenchRow, BenchScores, bench_scores
-from rlhf_dist.labelling.tables import html_tables, print_tables
-from rlhf_dist.page import escaped, page
+from rlhf_dist.labelling.tables import print_tables
 
 MISTAKES = 10
 
@@ -123,8 +122,5 @@ def _show(
         written(options.json, lambda path: write_json_atomic(path, figures), console)
     if options.html:
         title = f"Reward model {Path(options.model).name}"
-        body = (
-            f'<h1>Reward model</h1>\n<p class="lead">{escaped(one_line(head))}</p>\n{html_tables(tables)}\n'
-            f"{curve_html(found)}\n{mistakes_html(mistakes)}"
-        )
-        written(options.html, lambda path: write_text_atomic(path, page(title, body)), console)
+        text = reward_page(title, head, tables, found, mistakes)
+        written(options.html, lambda path: write_text_atomic(path, text), console)

@@ -9,8 +9,8 @@ from rlhf_dist.errors import one_line
 from rlhf_dist.labelling.estimates import Estimate
 from rlhf_dist.labelling.reward_accuracy import Accuracy, Bin, RewardAccuracy
 from rlhf_dist.labelling.rewardbench import BenchScores
-from rlhf_dist.labelling.tables import Column, Table, share
-from rlhf_dist.page import escaped
+from rlhf_dist.labelling.tables import Column, Table, html_tables, share
+from rlhf_dist.page import escaped, page
 
 _LONGEST = 1500  # characters of a text on the page
 _SIZE, _LEFT, _TOP = 300, 44, 12  # of the curve's field and its margins, in the units of its viewBox
@@ -155,6 +155,25 @@ def calibration_svg(bins: Sequence[Bin]) -> str:
     return f'<svg class="calibration" viewBox="{box}" role="img" aria-label="{escaped(label)}">{"".join(parts)}</svg>'
 
 
+def reward_page(
+    title: str, head: str, tables: Sequence[Table], found: RewardAccuracy, mistakes: Sequence[Mistake]
+) -> str:
+    """The whole evaluation as a page.
+
+    Args:
+        title: of the document.
+        head: what was evaluated on what, in a line.
+        tables: those of :func:`bench_table` and :func:`reward_tables`.
+        found: what the curve is drawn from.
+        mistakes: the most confident ones, which may be none.
+    """
+    body = (
+        f'<h1>Reward model</h1>\n<p class="lead">{escaped(one_line(head))}</p>\n{html_tables(tables)}\n'
+        f"{curve_html(found)}\n{mistakes_html(mistakes)}"
+    )
+    return page(title, body)
+
+
 def curve_html(found: RewardAccuracy) -> str:
     """The curve as a part of the page."""
     return (
@@ -169,7 +188,7 @@ def mistakes_html(mistakes: Sequence[Mistake]) -> str:
     if not mistakes:
         return ""
     cards = "\n".join(
-        f'<div class="card sample"><p><span>{escaped(one_line(one.where))}</span>{_text(one.prompt)}</p>'
+        f'<div class="card sample"><p dir="auto"><span>{escaped(one_line(one.where))}</span>{_text(one.prompt)}</p>'
         f'<div class="pair">{_side("better", one.better, one.better_score)}'
         f"{_side('worse', one.worse, one.worse_score)}</div></div>"
         for one in mistakes
@@ -180,11 +199,13 @@ def mistakes_html(mistakes: Sequence[Mistake]) -> str:
 
 def _side(which: str, text: str, score: float) -> str:
     return (
-        f'<div><small>{which} by the data</small><div class="text">{_text(text)}</div>'
+        f'<div><small>{which} by the data</small><div class="text" dir="auto">{_text(text)}</div>'
         f"<small>score <b>{score:.3f}</b></small></div>"
     )
 
 
 def _text(text: str) -> str:
     shown = "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text[:_LONGEST])
+    if not shown.strip():
+        return '<span class="cut">[empty]</span>'
     return escaped(shown) + (' <span class="cut">[...]</span>' if len(text) > _LONGEST else "")

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from rlhf_dist.errors import one_line
 from rlhf_dist.labelling.estimates import Estimate
-from rlhf_dist.page import escaped
+from rlhf_dist.page import escaped, scrolled, text_cell
 
 Cell = str | int | float | Estimate | None
 Form = Literal["text", "count", "share", "number", "points", "seconds"]
@@ -129,10 +129,8 @@ def _html_table(table: Table) -> str:
     )
     notes = "".join(f'<p class="note">{escaped(one_line(note))}</p>' for note in table.notes)
     lead = f'<p class="lead">{escaped(table.lead)}</p>' if table.lead else ""
-    return (
-        f'<h2>{escaped(table.title)}</h2>\n{lead}<div class="card scroll" tabindex="0" role="region" '
-        f'aria-label="{escaped(table.title)}"><table><thead><tr>{heads}</tr></thead>\n<tbody>{lines}</tbody></table>'
-        f"{notes}</div>"
+    return f"<h2>{escaped(table.title)}</h2>\n{lead}" + scrolled(
+        table.title, f"<table><thead><tr>{heads}</tr></thead>\n<tbody>{lines}</tbody></table>{notes}"
     )
 
 
@@ -151,7 +149,8 @@ def _scale(column: Column, cells: Sequence[Cell]) -> tuple[float, float]:
 def _html_cell(cell: Cell, column: Column, scale: tuple[float, float]) -> str:
     side = _side(column)
     if not isinstance(cell, Estimate) or cell.value is None:
-        return f'<td class="{side}">{escaped(cell_text(cell, column.form))}</td>'
+        text = cell_text(cell, column.form)
+        return text_cell(text) if side == "words" else f'<td class="{side}">{escaped(text)}</td>'
     value = cell_text(cell.value, column.form)
     ends = _ends(cell, column.form)
     small = f"<small>{escaped(ends)}</small>" if ends else ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import resource
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,33 +11,23 @@ from typing import Any
 import pytest
 
 from rlhf_dist.labelling.judgements import Judgement, load_judgements
+from tests.browser import (
+    ATTACK,
+    ATTACK_NAME,
+    LOOKS,
+    PHONE,
+    WAIT_MS,
+    WIDE,
+    Watch,
+    needs_chromium,
+    sync_api,
+    too_wide,
+    violations,
+)
 from tests.labelling.serving import Server
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="the extra `test` is not installed whole: no playwright")
-axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe-playwright-python")
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian: apt-get install chromium)"),
-]
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-WAIT_MS = 15_000
-WIDE, PHONE = {"width": 1360, "height": 900}, {"width": 390, "height": 844}
+pytestmark = [pytest.mark.slow, needs_chromium]
 TASKS = ("rank", "compare", "rate", "demonstrate")
-OUTSIDE = "http://outside.example"
-ATTACK = (
-    f"<script>alert(1)</script><img src={OUTSIDE}/a onerror=alert(2)> ![i]({OUTSIDE}/b) [l](javascript:alert(3)) "
-    f"<style>body{{display:none}}</style><iframe src={OUTSIDE}/c></iframe> [m]({OUTSIDE}/d)"
-)
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 class Labelling:
@@ -49,9 +38,8 @@ class Labelling:
         self.out = folder / "out.jsonl"
         self.servers: list[Server] = []
         self.contexts: list[Any] = []
-        self.names, self.patience = "ann,bob", 0
-        self.loads: list[str] = []
-        self.complaints: list[str] = []
+        self.names, self.guidelines = "ann,bob", "# Be fair\n\nTies are *welcome*."
+        self.watch = Watch()
 
     def start(self, task: str, rows: list[dict[str, Any]] | None = None, *words: str) -> Server:
         """Starts the server, or starts it again with the same rows."""
@@ -59,7 +47,7 @@ class Labelling:
         if rows is not None:
             file.write_text("".join(json.dumps(row) + "\n" for row in rows))
         guidelines = self.folder / "guidelines.md"
-        guidelines.write_text("# Be fair\n\nTies are *welcome*." + "\n\nBe patient." * self.patience)
+        guidelines.write_text(self.guidelines)
         given = [str(file), "--out", str(self.out), "--task", task, "--labellers", self.names, *words]
         self.servers.append(Server(*given, "--guidelines", str(guidelines)))
         return self.servers[-1]
@@ -72,11 +60,7 @@ class Labelling:
         return self.tab(context, name)
 
     def tab(self, context: Any, name: str) -> Any:
-        page = context.new_page()
-        page.on("request", lambda request: self.loads.append(request.url))
-        page.on("console", lambda said: self.complaints.append(said.text) if said.type == "error" else None)
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("dialog", lambda dialog: (self.complaints.append(dialog.message), dialog.dismiss()))
+        page = self.watch.tab(context)
         page.goto(self.servers[-1].link(name))
         page.wait_for_selector("#prompt-title, table, .message-page")
         return page
@@ -390,27 +374,50 @@ def test_one_goes_back_changes_a_judgement_and_skips_another(labelling: Labellin
     assert kept == {"Second try.", "The prompt or an answer is broken: no verb"}
 
 
-def test_what_is_injected_is_shown_as_text_runs_nothing_and_loads_nothing(labelling: Labelling) -> None:
-    rows = [{"prompt": f"{n} {ATTACK}", "answers": [{"text": f"{x} {ATTACK}"} for x in "ab"]} for n in range(2)]
-    labelling.names = "ann,<img/src=x/onerror=alert(9)>"
-    server = labelling.start("rank", rows, "--shared", "1")
-    page = labelling.window("ann")
-    for letter in "AB":
+def answer(page: Any, task: str) -> None:
+    """Gives what a task asks for, of two answers."""
+    if task == "demonstrate":
+        page.locator("#demonstration").fill(ATTACK)
+    if task == "compare":
+        page.get_by_text("About equal").click()
+    for _ in range(2 if task == "rate" else 0):
+        page.get_by_role("radio", name="2", exact=True).check()
+        page.locator("#save").click()
+    for letter in "AB" if task in ("rank", "rate") else "":
         chip(page, letter).click()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_what_is_injected_is_shown_as_text_runs_nothing_and_loads_nothing(labelling: Labelling, task: str) -> None:
+    rows = [{"prompt": f"{n} {ATTACK}", "answers": [{"text": f"{x} {ATTACK}"} for x in "ab"]} for n in range(2)]
+    labelling.names, labelling.guidelines = f"ann,{ATTACK_NAME}", ATTACK
+    asked = {"name": "q", "ask": ATTACK, "help": ATTACK, "kind": "scale", "lowest": 1, "highest": 2, "low": ATTACK}
+    questions = labelling.folder / "questions.yaml"
+    questions.write_text(json.dumps({"questions": [asked | {"high": ATTACK}]}))
+    words = ["--questions", str(questions)] if task == "rate" else []
+    server = labelling.start(task, rows, "--shared", "1", *words)
+    page = labelling.window("ann")
+    sync_api.expect(page.locator(".formatted").first).to_contain_text("<script>alert(1)</script>")
+    for place in (".guidelines", ".rate" if task == "rate" else ".prompt"):
+        assert "{{7+7}} ${7+7} <%= 7+7 %>" in page.locator(place).first.inner_text(), place
+    answer(page, task)
     page.locator("summary").click()
     page.locator("#note").fill(ATTACK)
     page.locator("#flag").check()
     page.locator("#flag-why").fill(ATTACK)
-    sync_api.expect(page.locator(".formatted").first).to_contain_text("<script>alert(1)</script>")
     page.locator("#raw").click()
     assert ATTACK in page.locator(".plain").first.inner_text()
     page.locator("#save").click()
     saved(page)
+    page.locator("#back").click()
+    sync_api.expect(page.locator(".notice")).to_contain_text("You judged this before.")
+    assert page.locator("#note").input_value() == ATTACK
+    assert page.locator("main a, main img, main script, main style, main iframe, main meta, main base").count() == 0
     operator = labelling.window("operator")
     sync_api.expect(operator.locator(".remark-list")).to_contain_text(ATTACK)
-    sync_api.expect(operator.locator("table")).to_contain_text("<img/src=x/onerror=alert(9)>")
-    assert not labelling.complaints and all(url.startswith(server.address) for url in labelling.loads)
-    assert page.locator(".texts a, .texts img, .texts script, .texts style, .texts iframe").count() == 0
+    sync_api.expect(operator.locator("table")).to_contain_text(ATTACK_NAME)
+    assert not labelling.watch.complaints
+    assert all(url.startswith(server.address) for url in labelling.watch.loads)
 
 
 def test_right_to_left_text_and_code_are_shown_right(labelling: Labelling) -> None:
@@ -452,29 +459,20 @@ def test_guidelines_stand_beside_the_task_until_they_are_hidden(labelling: Label
     assert page.locator(".guidelines").is_hidden()
 
 
-def violations(page: Any, where: str) -> list[str]:
-    found = axe.Axe().run(page).response["violations"]
-    return [f"{where}: {one['id']}: {[node['target'] for node in one['nodes']]}" for one in found]
-
-
-@pytest.mark.parametrize(
-    ("scheme", "size"), [("light", WIDE), ("dark", WIDE), ("light", PHONE)], ids=["light", "dark", "phone"]
-)
-def test_no_page_has_an_accessibility_violation_or_is_wider_than_its_window(
-    labelling: Labelling, scheme: str, size: dict[str, int]
-) -> None:
+@pytest.mark.parametrize("look", LOOKS)
+def test_no_page_has_an_accessibility_violation_or_is_wider_than_its_window(labelling: Labelling, look: str) -> None:
     rows = [
         {
             "prompt": "# Code\n\n> quote\n\n[l](http://a)",
             "answers": [{"text": "```\n" + "x" * 300}, {"text": "| a |\n|-|\n| b |"}],
         }
     ]
-    labelling.patience = 60
+    labelling.guidelines += "\n\nBe patient." * 60
     found: list[str] = []
     for task in TASKS:
         labelling.out = labelling.folder / f"{task}.jsonl"
         labelling.start(task, rows, "--shared", "1")
-        page = labelling.window("ann", viewport=size, color_scheme=scheme)
+        page = labelling.window("ann", **LOOKS[look])
         found += violations(page, task)
         for dialog in ("help", "skip"):
             page.locator(f"#{dialog}").click()
@@ -490,16 +488,14 @@ def test_no_page_has_an_accessibility_violation_or_is_wider_than_its_window(
         page.locator("#flag").check()
         page.locator("#save").click()
         found += violations(page, f"{task}, open flag and a message")
-        wide = page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth")
-        found += [f"{task} is wider than its window"] if wide else []
+        found += too_wide(page, task)
         page.locator("#skip").click()
         page.locator("#skip-confirm").click()
         page.wait_for_selector(".message-page")
         found += violations(page, f"{task}, done")
-        operator = labelling.window("operator", viewport=size, color_scheme=scheme)
+        operator = labelling.window("operator", **LOOKS[look])
         found += violations(operator, f"{task}, operator")
-        wide = operator.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth")
-        found += ["the operator's page is wider than its window"] if wide else []
+        found += too_wide(operator, "the operator's page")
         labelling.close()  # windows first: they would miss their server
     assert not found
-    assert not labelling.complaints
+    assert not labelling.watch.complaints

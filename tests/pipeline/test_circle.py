@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import re
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from itertools import permutations
@@ -18,29 +17,19 @@ from rlhf_dist.data.comparisons import is_ranking
 from rlhf_dist.labelling.candidates import load_candidates
 from rlhf_dist.labelling.judgements import Judgement, load_judgements
 from rlhf_dist.labelling.preferences import places
+from tests.browser import needs_chromium
 from tests.labelling.serving import Server
 from tests.pipeline.conftest import Workspace
 from tests.tiny import write_data, write_model
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="the extra `test` is not installed whole: no playwright")
 vader = pytest.importorskip("vaderSentiment.vaderSentiment", reason="the extra `demo` is not installed")
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(600),
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian: apt-get install chromium)"),
+    needs_chromium,
 ]
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 NOISE = 0.05  # of a labeller's opinion, standard deviation
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 def command(place: Workspace, *words: str) -> str:
