@@ -211,13 +211,7 @@ class PPO:
         """
         scores = [sequence_sums(given, sequences.response_lengths) for given in token_scores]
         for source, given in zip(self.roles.rewards, scores, strict=True):
-            bad = torch.nonzero(~torch.isfinite(given)).flatten().tolist()
-            if bad:
-                row = bad[0]
-                raise RunError(
-                    f"{source.name} of {len(bad)} of {len(sequences)} samples is not finite: sample {row}, "
-                    f"score {float(given[row])}, tokens {sequences.response_lists()[row]}"
-                )
+            require_finite(source.name, given, sequences)
         by_source, weights = torch.stack(scores, dim=1), torch.tensor([source.weight for source in self.roles.rewards])
         return by_source, by_source @ weights, torch.stack(token_scores, dim=1) @ weights
 
@@ -330,6 +324,22 @@ class PPO:
         self.kl.coef = state["kl_coef"]
         self.moments = RunningMoments(**state["moments"])
         self.version = state["version"]
+
+
+def require_finite(source: str, scores: Tensor, sequences: Sequences) -> None:
+    """Checks the scores ``[B]`` that a source, by its name in the metrics, gave to sequences.
+
+    Raises:
+        RunError: a score is NaN or infinite; names the first such sample, and where its prompt stands in the data.
+    """
+    bad = torch.nonzero(~torch.isfinite(scores)).flatten().tolist()
+    if bad:
+        row = bad[0]
+        raise RunError(
+            f"{source} of {len(bad)} of {len(sequences)} samples is not finite: sample {row}, prompt "
+            f"{int(sequences.rows[row]) + 1} of its data set, score {float(scores[row])}, "
+            f"tokens {sequences.response_lists()[row]}"
+        )
 
 
 def _critic_metrics(critic: CriticStats, batch: ValueBatch) -> dict[str, float]:

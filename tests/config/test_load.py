@@ -248,7 +248,10 @@ def test_a_configuration_survives_its_own_yaml(recipe: Path) -> None:
     assert load(recipe, "--config", str(saved)) == config
 
 
-def test_help_lists_every_key_and_ends_well(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_every_key_and_ends_well(
+    recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
     with pytest.raises(SystemExit) as caught:
         load_config(SFTConfig, ["run.nope=1", "--help"], recipe)
     assert caught.value.code == 0
