@@ -142,6 +142,7 @@ class Sequences(Ragged):
             cut the response.
         weight_version: ``[B]`` int64, the version of the weights that sampled the sequence.
         rows: ``[B]`` int64, the row of the data set the prompt stands in.
+        ids: ``[B]`` int64, the sample's own number in the run, that of its prompt.
     """
 
     tokens: Tensor
@@ -152,6 +153,7 @@ class Sequences(Ragged):
     finished: Tensor
     weight_version: Tensor
     rows: Tensor
+    ids: Tensor
 
     _layout: ClassVar = {
         "tokens": "lengths",
@@ -162,11 +164,12 @@ class Sequences(Ragged):
         "finished": "row",
         "weight_version": "row",
         "rows": "row",
+        "ids": "row",
     }
 
     def __post_init__(self) -> None:
         size = self.prompt_lengths.numel()
-        for name in ("response_lengths", "finished", "weight_version", "rows"):
+        for name in ("response_lengths", "finished", "weight_version", "rows", "ids"):
             _check(name, getattr(self, name), size)
         _check("tokens", self.tokens, int(self.lengths.sum()))
         for name in ("rollout_logprobs", "loss_mask"):

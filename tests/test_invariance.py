@@ -67,7 +67,7 @@ def batch_of(prompts: list[int], responses: list[int], seed: int = 3) -> tuple[P
     tokens = torch.randint(3, VOCABULARY, (sum(prompts) + size,), generator=generator)
     mask = torch.rand(size, generator=generator) < 0.8
     mask[0] = True
-    sequences = Sequences(tokens, p, r, torch.zeros(size), mask, rows > 1, rows * 0, rows)
+    sequences = Sequences(tokens, p, r, torch.zeros(size), mask, rows > 1, rows * 0, rows, rows)
     old, reference = -5.0 + torch.randn(2, size, generator=generator)
     advantages, values, returns = torch.randn(3, size, generator=generator)
     policy = PolicyBatch(sequences, old, reference, advantages, mask.float())

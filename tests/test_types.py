@@ -46,6 +46,7 @@ def make_sequences(sizes: list[tuple[int, int]]) -> Sequences:
         finished=numbered(rows) % 2 == 0,
         weight_version=numbered(rows, 5),
         rows=numbered(rows, 100),
+        ids=numbered(rows, 200),
     )
 
 

@@ -167,4 +167,5 @@ def _sequences(prompts: Prompts, samples: list[_Sample], version: torch.Tensor) 
         finished=torch.tensor([sample.finished for sample in samples], dtype=torch.bool),
         weight_version=version,
         rows=prompts.rows,
+        ids=prompts.ids,
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
+from itertools import islice, takewhile
 from typing import Any
 
 import torch
@@ -12,14 +14,18 @@ from rlhf_dist.config.schema import ModelConfig, RolloutConfig
 from rlhf_dist.device import Device
 from rlhf_dist.errors import RunError
 from rlhf_dist.rollout.protocol import SamplingOptions
-from rlhf_dist.rollout.sampling import Response, sample_seed, to_sequences
-from rlhf_dist.types import Prompts, Residency, Sequences
+from rlhf_dist.rollout.requests import Request, RequestEngine
+from rlhf_dist.rollout.sampling import Response, sample_seed
+from rlhf_dist.types import Residency
 from rlhf_dist.weights.groups import dial
 from rlhf_dist.weights.transport import Endpoint, ParamInfo, TransferGroup
 
 
-class HFEngine:
-    """A RolloutEngine (see `rlhf_dist.rollout.protocol`) on ``AutoModelForCausalLM`` and a decoding loop of its own."""
+class HFEngine(RequestEngine):
+    """A RolloutEngine (see `rlhf_dist.rollout.protocol`) on ``AutoModelForCausalLM`` and a decoding loop of its own.
+
+    It works on one batch at a time, of the requests that came first; the next ones begin when all of it is done.
+    """
 
     def __init__(
         self, model: ModelConfig, rollout: RolloutConfig, device: Device, stop_token_ids: Sequence[int]
@@ -34,6 +40,7 @@ class HFEngine:
         """
         from transformers import AutoModelForCausalLM
 
+        super().__init__()
         device.set_current()
         self._device_kind, self._device = device, device.torch_device()
         self._shapes: dict[str, torch.Size] = {}  # of the weights that were dropped to make room
@@ -47,17 +54,9 @@ class HFEngine:
         self._model.to(self._device).eval()
         self._max_batch = rollout.max_batch
         self._stop = torch.tensor(list(stop_token_ids), dtype=torch.int64, device=self._device)
-        self._version = 0
         self._group: TransferGroup | None = None
-
-    def generate(self, prompts: Prompts, options: SamplingOptions) -> Sequences:
-        """Samples one response a prompt, in the prompts' order. B may be 0."""
-        responses: list[Response] = []
-        tokens, ids = prompts.token_lists(), prompts.ids.tolist()
-        for start in range(0, len(prompts), self._max_batch):
-            rows = slice(start, start + self._max_batch)
-            responses += self._generate_batch(tokens[rows], ids[rows], options)
-        return to_sequences(prompts, responses, self._version)
+        self._queue: deque[Request] = deque()
+        self._batch: _Batch | None = None
 
     def join(self, endpoint: Endpoint, rank: int) -> None:
         """Joins the broadcast group at ``endpoint`` as its member number ``rank`` (the sender is 0)."""
@@ -100,33 +99,78 @@ class HFEngine:
             self._group.close()
         self._group = self._model = None
 
+    def _enqueue(self, requests: Sequence[Request]) -> None:
+        self._queue.extend(requests)
+
+    def _advance(self) -> dict[int, Response]:
+        if self._batch is None:
+            options = self._queue[0].options
+            first = list(islice(takewhile(lambda request: request.options == options, self._queue), self._max_batch))
+            for _ in first:
+                self._queue.popleft()
+            self._batch = _Batch(self._model, self._device, first, self._stop)
+        finished = self._batch.advance()
+        if not self._batch.running:
+            self._batch = None
+        return finished
+
+    def _drop(self, samples: Sequence[int]) -> None:
+        dropped = set(samples)
+        self._queue = deque(request for request in self._queue if request.sample not in dropped)
+        if self._batch is not None:
+            self._batch.drop(dropped)
+            if not self._batch.running:
+                self._batch = None
+
+
+class _Batch:
+    """Requests of the same options that are decoded together, a token at a time."""
+
+    def __init__(self, model: Any, device: torch.device, requests: Sequence[Request], stop: Tensor) -> None:
+        self._model, self._stop = model, stop
+        self._samples, self._options = [request.sample for request in requests], requests[0].options
+        self.running = set(range(len(requests)))
+        self._uniforms = _uniforms(self._samples, self._options).to(device)
+        self._tokens, self._mask = _left_padded([request.tokens for request in requests], device)
+        self._positions = (self._mask.cumsum(1) - 1).clamp(min=0)
+        self._cache: Any = None
+        self._sampled: list[Tensor] = []  # of each step so far [B]
+        self._logprobs: list[Tensor] = []
+
     @torch.inference_mode()
-    def _generate_batch(self, prompts: list[list[int]], ids: list[int], options: SamplingOptions) -> list[Response]:
-        uniforms = _uniforms(ids, options).to(self._device)
-        tokens, mask = _left_padded(prompts, self._device)
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        finished = torch.zeros(len(prompts), dtype=torch.bool, device=self._device)
-        cache, sampled, logprobs, alive = None, [], [], []
-        for step in range(options.max_tokens):
-            output = self._model(
-                input_ids=tokens,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            cache = output.past_key_values
-            token, logprob = sample(output.logits[:, -1].float(), options, uniforms[:, step])
-            sampled.append(token)
-            logprobs.append(logprob)
-            alive.append(~finished)
-            finished = finished | torch.isin(token, self._stop)
-            if bool(finished.all()):
-                break
-            tokens, positions = token[:, None], positions[:, -1:] + 1
-            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
-        return _responses(torch.stack(sampled, 1), torch.stack(logprobs, 1), torch.stack(alive, 1), finished)
+    def advance(self) -> dict[int, Response]:
+        """Samples the next token of each row. Returns the responses that end with it, by sample."""
+        output = self._model(
+            input_ids=self._tokens,
+            attention_mask=self._mask,
+            position_ids=self._positions,
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        self._cache = output.past_key_values
+        token, logprob = sample(output.logits[:, -1].float(), self._options, self._uniforms[:, len(self._sampled)])
+        self._sampled.append(token)
+        self._logprobs.append(logprob)
+        self._tokens, self._positions = token[:, None], self._positions[:, -1:] + 1
+        self._mask = torch.cat([self._mask, torch.ones_like(self._mask[:, :1])], dim=1)
+        return self._ended(torch.isin(token, self._stop).tolist())
+
+    def drop(self, samples: set[int]) -> None:
+        """Lets these samples, where they are in the batch, never end."""
+        self.running -= {row for row in self.running if self._samples[row] in samples}
+
+    def _ended(self, stopped: list[bool]) -> dict[int, Response]:
+        """Takes the rows out that sampled a stop token, or have reached their limit."""
+        at_limit = len(self._sampled) == self._options.max_tokens
+        ended = [row for row in sorted(self.running) if stopped[row] or at_limit]
+        if not ended:
+            return {}
+        self.running -= set(ended)
+        tokens = torch.stack([step[ended] for step in self._sampled], 1).tolist()
+        logprobs = torch.stack([step[ended] for step in self._logprobs], 1).tolist()
+        responses = zip(ended, tokens, logprobs, strict=True)
+        return {self._samples[row]: Response(ids, values, stopped[row]) for row, ids, values in responses}
 
 
 def sample(logits: Tensor, options: SamplingOptions, uniforms: Tensor) -> tuple[Tensor, Tensor]:
@@ -187,10 +231,3 @@ def _left_padded(prompts: list[list[int]], device: torch.device) -> tuple[Tensor
         tokens[row, longest - len(prompt) :] = torch.tensor(prompt)
         mask[row, longest - len(prompt) :] = 1
     return tokens.to(device), mask.to(device)
-
-
-def _responses(tokens: Tensor, logprobs: Tensor, alive: Tensor, finished: Tensor) -> list[Response]:
-    """Cuts ``[B, steps]`` tokens and log-probabilities where each row (``alive``) ended; ``finished`` is ``[B]``."""
-    lengths = alive.sum(1).tolist()
-    rows = zip(tokens.tolist(), logprobs.tolist(), lengths, finished.tolist(), strict=True)
-    return [Response(row[:length], values[:length], done) for row, values, length, done in rows]

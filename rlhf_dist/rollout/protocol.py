@@ -45,18 +45,37 @@ class RolloutEngine(Protocol):
     the actor's workers send (see `rlhf_dist.weights`).
     """
 
-    def generate(self, prompts: Prompts, options: SamplingOptions) -> Sequences:
-        """Samples one response a prompt, in the prompts' order. B may be 0.
+    def add(self, prompts: Prompts, options: SamplingOptions) -> None:
+        """Takes in a request for one response to each prompt (B may be 0), and returns at once.
 
-        What other batches left in a cache has no part in it: only samples that are :func:`going_on` find what they
-        wrote before. So a sample is the same whatever was drawn before it.
+        A request is known by its sample's id; no two may have the same before they are answered. What a sample is
+        depends on nothing that was asked for before it or elsewhere: only the requests that are added together, and
+        the further turns of a response (ids from ``TURN_IDS`` on), find what the engine has computed of their prompts.
 
         The log-probabilities are log_softmax(logits / temperature), over the whole vocabulary also where top-p or
         top-k narrowed the draw: the trainer's, with which they are compared, know nothing of that.
 
         Raises:
+            RunError: a prompt with its response does not fit the engine's context.
+        """
+        ...
+
+    def poll(self, most_s: float) -> Sequences:
+        """Works until all requests are answered, or ``most_s`` seconds have passed; gives what has finished by then.
+
+        A step of work is done in any case. B may be 0; ``ids`` says whose the responses are.
+
+        Raises:
             RunError: a log-probability is not finite.
         """
+        ...
+
+    def abort(self, ids: Tensor) -> None:
+        """Drops the requests of the samples ``ids`` ([N] int64) that are not answered; they never will be."""
+        ...
+
+    def generate(self, prompts: Prompts, options: SamplingOptions) -> Sequences:
+        """Samples one response a prompt, in the prompts' order. B may be 0. No other requests may be open."""
         ...
 
     def join(self, endpoint: Endpoint, rank: int) -> None:

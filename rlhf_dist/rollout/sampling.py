@@ -65,6 +65,7 @@ def to_sequences(prompts: Prompts, responses: Sequence[Response], version: int) 
         finished=torch.tensor([response.finished for response in responses], dtype=torch.bool),
         weight_version=torch.full((len(responses),), version, dtype=torch.int64),
         rows=prompts.rows,
+        ids=prompts.ids,
     )
 
 

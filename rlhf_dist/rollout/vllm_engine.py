@@ -11,10 +11,11 @@ from rlhf_dist.config.schema import ModelConfig, RolloutConfig
 from rlhf_dist.device import Device
 from rlhf_dist.errors import RunError
 from rlhf_dist.plan.share import memory_share
-from rlhf_dist.rollout.protocol import SamplingOptions, going_on
-from rlhf_dist.rollout.sampling import Response, sample_seed, to_sequences
+from rlhf_dist.rollout.protocol import TURN_IDS
+from rlhf_dist.rollout.requests import Request, RequestEngine
+from rlhf_dist.rollout.sampling import Response, sample_seed
 from rlhf_dist.rollout.vllm_sleep import SleepMode
-from rlhf_dist.types import Prompts, Residency, Sequences
+from rlhf_dist.types import Residency
 from rlhf_dist.weights.transport import Endpoint, ParamInfo
 
 if TYPE_CHECKING:
@@ -37,14 +38,15 @@ def engine_env(device: Device) -> dict[str, str]:
     return {**quiet, **device.vllm_env}
 
 
-class VLLMEngine:
-    """A RolloutEngine (see `rlhf_dist.rollout.protocol`) on ``vllm.LLM``.
+class VLLMEngine(RequestEngine):
+    """A RolloutEngine (see `rlhf_dist.rollout.protocol`) on ``vllm.LLM``, whose engine is driven step by step.
 
     It needs no tokenizer: prompts go in as token ids, and the ids that end a response are an argument. Its
     log-probabilities are those of the sampling distribution: log_softmax(logits / temperature).
 
-    The prefix cache is on where samples share a prompt or go on turn by turn. It is emptied after every update, and
-    before every batch that goes on from nothing: what a sample is must not depend on what was drawn before it.
+    The prefix cache is on where samples share a prompt or go on turn by turn. Requests that are added together share
+    what they cache, further turns share it with the earlier ones, and nobody else does (vLLM's cache salt): what a
+    sample is must not depend on what was drawn before it.
     """
 
     def __init__(
@@ -74,37 +76,15 @@ class VLLMEngine:
         device.load()
         from vllm import LLM
 
+        super().__init__()
         self._rollout = rollout
         self._stop = list(stop_token_ids)
-        self._version = 0
+        self._additions = 0  # of requests, so far: what they cache is known by the number of the first turn's
+        self._salts: dict[int, str] = {}  # by the sample's id in the first turn
         sleeps = colocated_roles > 0 and device.vllm_sleeps
         arguments = _arguments(model, rollout, device, colocated_roles)
         self._llm: Any = LLM(**arguments, seed=seed, enable_sleep_mode=sleeps)
         self._sleep = SleepMode(self._llm, device.vllm_sleeps_in_parts) if sleeps else None
-
-    def generate(self, prompts: Prompts, options: SamplingOptions) -> Sequences:
-        """Samples one response a prompt, in the prompts' order. B may be 0.
-
-        Raises:
-            RunError: a prompt with its response does not fit the engine's context.
-        """
-        if len(prompts) == 0:
-            return to_sequences(prompts, [], self._version)
-        room = self._rollout.max_prompt_tokens + self._rollout.max_response_tokens - options.max_tokens
-        longest = int(prompts.lengths.max())
-        if longest > room:
-            raise RunError(
-                f"a prompt of {longest} tokens plus {options.max_tokens} response tokens exceeds the rollout engine's "
-                f"context (rollout.max_prompt_tokens + rollout.max_response_tokens)"
-            )
-        if not going_on(prompts.ids):
-            self._empty_prefix_cache()
-        outputs = self._llm.generate(
-            [{"prompt_token_ids": tokens} for tokens in prompts.token_lists()],
-            [self._sampling_params(options, sample) for sample in prompts.ids.tolist()],
-            use_tqdm=False,
-        )
-        return to_sequences(prompts, [_response(output) for output in outputs], self._version)
 
     def join(self, endpoint: Endpoint, rank: int) -> None:
         """Joins the broadcast group at ``endpoint``: this engine's processes are its ranks from ``rank`` on."""
@@ -114,6 +94,7 @@ class VLLMEngine:
         """Takes one full set of weights, blocks until they serve, drops cached prefixes, and sets the version."""
         self._llm.collective_rpc("rlhf_receive", args=([asdict(info) for info in parameters],))
         self._empty_prefix_cache()
+        self._salts.clear()
         self._version = version
 
     def reside(self, to: Residency) -> None:
@@ -130,19 +111,51 @@ class VLLMEngine:
         if not self._llm.reset_prefix_cache():
             raise RunError("vLLM's prefix cache could not be emptied: requests are running")
 
-    def _sampling_params(self, options: SamplingOptions, sample: int) -> SamplingParams:
-        from vllm import SamplingParams
+    def _enqueue(self, requests: Sequence[Request]) -> None:
+        for request in requests:
+            self._check_room(request)
+        self._additions += 1
+        for request in requests:
+            prompt = {"prompt_token_ids": request.tokens, "cache_salt": self._salt(request.sample)}
+            self._llm.llm_engine.add_request(str(request.sample), prompt, self._sampling_params(request))
 
+    def _advance(self) -> dict[int, Response]:
+        outputs = self._llm.llm_engine.step()
+        return {int(output.request_id): _response(output) for output in outputs if output.finished}
+
+    def _drop(self, samples: Sequence[int]) -> None:
+        self._llm.llm_engine.abort_request([str(sample) for sample in samples])
+
+    def _check_room(self, request: Request) -> None:
+        """RunError where a prompt with its response does not fit the engine's context."""
+        context = self._rollout.max_prompt_tokens + self._rollout.max_response_tokens
+        if len(request.tokens) + request.options.max_tokens > context:
+            raise RunError(
+                f"a prompt of {len(request.tokens)} tokens plus {request.options.max_tokens} response tokens exceeds "
+                f"the rollout engine's context (rollout.max_prompt_tokens + rollout.max_response_tokens)"
+            )
+
+    def _salt(self, sample: int) -> str:
+        if sample < TURN_IDS or sample % TURN_IDS not in self._salts:
+            self._salts[sample % TURN_IDS] = str(self._additions)
+        return self._salts[sample % TURN_IDS]
+
+    def _sampling_params(self, request: Request) -> SamplingParams:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        options = request.options
         return SamplingParams(
             temperature=options.temperature,
             top_p=options.top_p,
             top_k=options.top_k,
             max_tokens=options.max_tokens,
-            seed=sample_seed(options.seed, sample) if self._rollout.seed_per_request else None,
+            seed=sample_seed(options.seed, request.sample) if self._rollout.seed_per_request else None,
             stop_token_ids=self._stop,
             logprobs=0,
             flat_logprobs=True,
             detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
 

@@ -34,7 +34,7 @@ def ppo(verify_every: int, engines: torch.Tensor = ENGINES) -> PPO:
     config = PPOConfig()
     config.weights.verify_every = verify_every
     two = torch.ones(2, dtype=torch.int64)
-    sampled = Sequences(torch.arange(4), two, two, engines, two.bool(), two.bool(), two, two)
+    sampled = Sequences(torch.arange(4), two, two, engines, two.bool(), two.bool(), two, two, two)
     roles: Any = SimpleNamespace(
         rollout=SimpleNamespace(generate=lambda *_: sampled),
         actor=SimpleNamespace(logprobs=lambda _: ACTOR),

@@ -95,6 +95,7 @@ def sequences(rows: list[tuple[int, list[int]]], seed: int = 0) -> Sequences:
         finished=finished,
         weight_version=ids * 0,
         rows=ids,
+        ids=ids,
     )
 
 

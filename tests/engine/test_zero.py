@@ -22,7 +22,7 @@ def sequences() -> Sequences:
     size, rows = int(RESPONSES.sum()), torch.arange(5)
     tokens = torch.randint(3, VOCABULARY, (int((PROMPTS + RESPONSES).sum()),), generator=generator)
     mask = torch.rand(size, generator=generator) < 0.8
-    return Sequences(tokens, PROMPTS, RESPONSES, torch.zeros(size), mask, rows > 1, rows * 0, rows)
+    return Sequences(tokens, PROMPTS, RESPONSES, torch.zeros(size), mask, rows > 1, rows * 0, rows, rows)
 
 
 def policy_batch() -> PolicyBatch:

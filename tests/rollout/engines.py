@@ -60,13 +60,14 @@ def serve(connection, kind, folder, rollout, device):
             return self._cached
 
         def generate(self, *arguments):
-            llm, outputs = self._llm.generate, []
-            self._llm.generate = lambda *args, **more: outputs.extend(llm(*args, **more)) or outputs
+            core, outputs = self._llm.llm_engine, []
+            step = core.step
+            core.step = lambda: outputs.append(step()) or outputs[-1]
             try:
                 return super().generate(*arguments)
             finally:
-                self._llm.generate = llm
-                self._cached = [output.num_cached_tokens for output in outputs]
+                core.step = step
+                self._cached = [output.num_cached_tokens for each in outputs for output in each]
 
     try:
         engine = (Counting if kind == "vllm" else Engine)(model, rollout, device, [EOS])

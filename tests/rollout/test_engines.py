@@ -8,7 +8,7 @@ import torch
 from rlhf_dist.device import CPU
 from rlhf_dist.rollout.protocol import TURN_IDS, SamplingOptions
 from rlhf_dist.rollout.vllm_engine import engine_env
-from rlhf_dist.types import Prompts
+from rlhf_dist.types import Prompts, Sequences
 from tests.rollout.engines import EOS, ROLLOUT, RemoteEngine, load, prompts, push, reference_logprobs, sender_to
 from tests.tiny import write_model
 
@@ -53,6 +53,44 @@ def test_logprobs_are_transformers_own_and_follow_every_transfer(engine, sender,
         assert sequences.weight_version.tolist() == [version] * 11
         assert largest_gap(models[new], sequences, OPTIONS.temperature) < 1e-4
         assert largest_gap(models[old], sequences, OPTIONS.temperature) > 0.1
+
+
+def polled(engine, count):
+    """What ``count`` open requests are answered, and in how many polls."""
+    parts = []
+    while sum(len(part) for part in parts) < count:
+        parts.append(engine.call("poll", 0.0))
+    return Sequences.cat(parts), sum(len(part) > 0 for part in parts)
+
+
+def by_id(sequences):
+    return dict(zip(sequences.ids.tolist(), sequences.response_lists(), strict=True))
+
+
+def test_requests_are_answered_one_by_one_whenever_they_come(engine):
+    """Each once, with what it would be answered among others; the last ones come while the first are worked on."""
+    whole = engine.call("generate", prompts(20), OPTIONS)
+    engine.call("add", prompts(20).select(range(12)), OPTIONS)
+    early = engine.call("poll", 0.0)
+    engine.call("add", prompts(20).select(range(12, 20)), OPTIONS)
+    late, times = polled(engine, 20 - len(early))
+    assert len(early) < 12
+    assert times > 1
+    assert sorted([*early.ids.tolist(), *late.ids.tolist()]) == list(range(20))
+    assert by_id(Sequences.cat([early, late])) == by_id(whole)
+    assert len(engine.call("poll", 5.0)) == 0  # there is nothing to wait for
+
+
+def test_an_aborted_request_is_not_answered_and_its_id_may_come_again(engine):
+    whole = by_id(engine.call("generate", prompts(12), OPTIONS))
+    engine.call("add", prompts(12), OPTIONS)
+    begun = engine.call("poll", 0.0)  # the engine works on 8 at a time: some of the aborted ones wait, some run
+    left = [sample for sample in (0, 1, 10, 11) if sample not in begun.ids.tolist()]
+    engine.call("abort", torch.tensor([*left, *begun.ids.tolist(), 77]))
+    answered, _ = polled(engine, 12 - len(left) - len(begun))
+    assert sorted([*answered.ids.tolist(), *begun.ids.tolist()]) == sorted(set(range(12)) - set(left))
+    assert by_id(answered).items() <= whole.items()
+    assert by_id(engine.call("generate", prompts(12).select(left), OPTIONS)) == {id: whole[id] for id in left}
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.3, 0.0])
