@@ -5,7 +5,7 @@ Each method makes a :class:`~rlhf_dist.cluster.calls.Call`, which the scheduler 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
@@ -23,6 +23,8 @@ from rlhf_dist.engine.stats import ActorStats, CriticStats, LanguageStats, Prefe
 from rlhf_dist.rollout.dealing import deal_samples
 from rlhf_dist.rollout.protocol import TURN_IDS, RolloutEngine, SamplingOptions, going_on
 from rlhf_dist.types import Comparisons, Demonstrations, PolicyBatch, PreferenceBatch, Prompts, Sequences, ValueBatch
+
+_REMEMBERED = 2**18  # samples whose engine is known, for their further turns: far more than are ever open
 
 B = TypeVar("B")
 E = TypeVar("E")
@@ -167,28 +169,31 @@ class TrainedReward(TrainedModel):
 
 
 class Rollout(Role):
-    """The engines that sample."""
+    """The engines that sample; :class:`rlhf_dist.cluster.sample_stream.SampleStream` works with them."""
 
     def __init__(self, group: WorkerGroup) -> None:
         super().__init__(group)
-        self._engine_of: dict[int, int] = {}  # by the sample's id in the first turn
+        self._engine_of: dict[int, int] = {}  # of the latest samples, by their ids in the first turn
 
-    def generate(self, prompts: Prompts, options: SamplingOptions) -> Call[Sequences]:
-        """One response a prompt, in the prompts' order. Further turns go to the engines that drew the earlier ones."""
-        shards = self._deal(prompts)
-        order = torch.argsort(torch.cat(shards))
-        return call_each(
-            self.group,
-            RolloutEngine.generate,
-            [(prompts.select(rows), options) for rows in shards],
-            lambda parts: Sequences.cat(parts).select(order),
-        )
+    def deal(self, prompts: Prompts) -> list[Prompts]:
+        """For each engine the prompts that are its own. Further turns go to the engines that drew the earlier ones."""
+        return [prompts.select(rows) for rows in self._shards(prompts)]
 
-    def _deal(self, prompts: Prompts) -> list[Tensor]:
+    def add(self, parts: Sequence[Prompts], options: SamplingOptions) -> Call[None]:
+        """Asks each engine for one response to each prompt of its part; see :meth:`deal`."""
+        return call_each(self.group, RolloutEngine.add, [(part, options) for part in parts], _nothing)
+
+    def _shards(self, prompts: Prompts) -> list[Tensor]:
         ids = prompts.ids % TURN_IDS
         if going_on(prompts.ids):
             engines = torch.tensor([self._engine_of[sample] for sample in ids.tolist()])
             return [torch.nonzero(engines == rank).flatten() for rank in range(self.group.size)]
         shards = deal_samples(prompts.rows, self.group.size)
-        self._engine_of = {sample: rank for rank, rows in enumerate(shards) for sample in ids[rows].tolist()}
+        for sample in list(self._engine_of)[: max(len(self._engine_of) + len(ids) - _REMEMBERED, 0)]:
+            del self._engine_of[sample]
+        self._engine_of |= {sample: rank for rank, rows in enumerate(shards) for sample in ids[rows].tolist()}
         return shards
+
+
+def _nothing(_: list[None]) -> None:
+    return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import ray
@@ -46,6 +46,19 @@ def wait_for_all(
             answers[ref] = _get(ref, names[ref], what, left, logs)
             answered(ref)
     return answers
+
+
+def wait_for_first(
+    names: Mapping[Ref, str], what: str, timeout_s: float, logs: dict[str, str]
+) -> tuple[Ref, Any] | None:
+    """Waits for the first answer of several; None where none comes within ``timeout_s`` seconds.
+
+    The arguments, and the errors of an answer that is a failure, are those of :func:`wait_for_all`.
+    """
+    done, _ = ray.wait(list(names), num_returns=1, timeout=max(timeout_s, 0.0))
+    if not done:
+        return None
+    return done[0], _get(done[0], names[done[0]], what, _LEAST_FETCH_S, logs)
 
 
 def _get(ref: Ref, name: str, what: str, timeout_s: float, logs: dict[str, str]) -> Any:

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import ray
 
@@ -23,6 +23,9 @@ from rlhf_dist.process_output import redirect_process_output
 
 if TYPE_CHECKING:
     from torch.distributed import Store
+
+    from rlhf_dist.rollout.protocol import RolloutEngine
+    from rlhf_dist.types import Sequences
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,13 @@ class Worker:
             return getattr(self.engine, method)(*args)
         finally:
             release_freed()  # the next to work is another role, in the same memory
+
+    def poll(self, most_s: float) -> Sequences:
+        """Lets a rollout engine work on its requests. What it freed is kept until it has nothing more to do."""
+        finished = cast("RolloutEngine", self.engine).poll(most_s)
+        if not len(finished):
+            release_freed()
+        return finished
 
 
 def _join_process_group(device: Device, at: Rendezvous, store: Store | None) -> None:

@@ -21,7 +21,8 @@ from rlhf_dist.algo.rewards import (
     sequence_sums,
     shape_rewards,
 )
-from rlhf_dist.cluster.roles import Actor, AdapterOff, Critic, Reference, Reward, Rollout
+from rlhf_dist.cluster.roles import Actor, AdapterOff, Critic, Reference, Reward
+from rlhf_dist.cluster.sample_stream import SampleStream
 from rlhf_dist.cluster.scheduler import Scheduler
 from rlhf_dist.cluster.weight_sync import WeightSync
 from rlhf_dist.config.schema import KLConfig, PPOConfig
@@ -67,7 +68,7 @@ class PPORoles:
     critic: Critic | None
     rewards: tuple[RewardSource, ...]
     reference: Reference | AdapterOff
-    rollout: Rollout
+    rollout: SampleStream
     weights: WeightSync
     scheduler: Scheduler
 
@@ -166,17 +167,12 @@ class PPO:
 
     def generate(self, prompts: Prompts) -> Sequences:
         """One response a prompt, of one turn or, with an environment, of several."""
-        rollout = self.config.rollout
-
-        def turn(prompts: Prompts, most: int) -> Sequences:
-            options = SamplingOptions(rollout.temperature, most, self.config.run.seed, rollout.top_p, rollout.top_k)
-            return self.roles.scheduler.run(
-                self.roles.rollout.generate(prompts, options), timeout_s=self.config.cluster.call_timeout_s
-            )
-
-        if self.environment is None:
-            return turn(prompts, rollout.max_response_tokens)
-        return converse(prompts, turn, self.environment)
+        rollout, environment = self.config.rollout, self.environment
+        most = rollout.max_response_tokens if environment is None else environment.turn_tokens
+        options = SamplingOptions(rollout.temperature, most, self.config.run.seed, rollout.top_p, rollout.top_k)
+        if environment is None:
+            return self.roles.rollout.sample(prompts, options)
+        return converse(prompts, self.roles.rollout, options, environment)
 
     def score(self, sequences: Sequences, with_values: bool = True) -> Experience:
         """Log-probabilities, values and scores of the sequences, from actor, reference, critic and rewards.

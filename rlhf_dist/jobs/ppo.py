@@ -12,6 +12,7 @@ from rlhf_dist.algo.advantages import ESTIMATORS, Estimator
 from rlhf_dist.algo.minibatches import steps_per_batch
 from rlhf_dist.cluster.group import Construction, WorkerGroup
 from rlhf_dist.cluster.roles import Actor, AdapterOff, Critic, Reference, Reward, Rollout
+from rlhf_dist.cluster.sample_stream import SampleStream
 from rlhf_dist.cluster.weight_sync import WeightSync
 from rlhf_dist.config.resolve import reward_sources, unsharded_alone, uses_model
 from rlhf_dist.config.roles import ACTOR, CRITIC, REFERENCE, ROLLOUT, job_roles, reward_role
@@ -141,7 +142,8 @@ def _ppo_roles(config: PPOConfig, context: RunContext, device: Device, stop_toke
     weights = WeightSync(
         policy, engines, context.scheduler, config.rollout.tensor_parallel, config.weights, config.cluster
     )
-    return PPORoles(policy, critic, tuple(rewards), reference, engines, weights, context.scheduler)
+    stream = SampleStream(engines, context.scheduler, config.cluster.call_timeout_s)
+    return PPORoles(policy, critic, tuple(rewards), reference, stream, weights, context.scheduler)
 
 
 def _scorers(config: PPOConfig, source: RewardSourceConfig, group: WorkerGroup) -> Construction:

@@ -16,6 +16,7 @@ from rlhf_dist.cluster.group import WorkerGroup
 from rlhf_dist.cluster.placement import Placement
 from rlhf_dist.cluster.prometheus import RunGauges
 from rlhf_dist.cluster.roles import Rollout
+from rlhf_dist.cluster.sample_stream import SampleStream
 from rlhf_dist.cluster.scheduler import Scheduler
 from rlhf_dist.cluster.session import ray_session
 from rlhf_dist.cluster.shared_folder import check_sharing
@@ -215,12 +216,13 @@ def _engines(place: _Place, reader: _Reader) -> Iterator[Callable[[Prompts], lis
             place.listen_address,
             place.py_executable,
         )
-        scheduler, engines = Scheduler(placement), Rollout(group)
+        scheduler = Scheduler(placement)
+        stream = SampleStream(Rollout(group), scheduler, cluster.call_timeout_s)
         stops = stop_tokens(model.path, reader.tokenizer)
         making = rollout_engines(rollout, model, group, 0, stops, settings.seed)
 
         def draw(prompts: Prompts) -> list[Drawn]:
-            sequences = scheduler.run(engines.generate(prompts, options), timeout_s=cluster.call_timeout_s)
+            sequences = stream.sample(prompts, options)
             responses = sequences.response_lists()
             texts = reader.tokenizer.batch_decode(responses, skip_special_tokens=True)
             ended = sequences.finished.tolist()

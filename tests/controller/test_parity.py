@@ -36,7 +36,7 @@ def ppo(verify_every: int, engines: torch.Tensor = ENGINES) -> PPO:
     two = torch.ones(2, dtype=torch.int64)
     sampled = Sequences(torch.arange(4), two, two, engines, two.bool(), two.bool(), two, two, two)
     roles: Any = SimpleNamespace(
-        rollout=SimpleNamespace(generate=lambda *_: sampled),
+        rollout=SimpleNamespace(sample=lambda *_: sampled),
         actor=SimpleNamespace(logprobs=lambda _: ACTOR),
         reference=SimpleNamespace(logprobs=lambda _: ACTOR),
         critic=None,
@@ -66,7 +66,7 @@ def test_afterwards_it_is_checked_every_so_many_steps() -> None:
     made = ppo(10, engines=ACTOR)
     with pytest.raises(Compared):
         step(made, 7)
-    made.roles.rollout.generate = ppo(10).roles.rollout.generate  # type: ignore[method-assign]
+    made.roles.rollout.sample = ppo(10).roles.rollout.sample  # type: ignore[method-assign]
     with pytest.raises(Compared):
         step(made, 8)
     with pytest.raises(RunError, match="do not hold the actor's weights"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,13 @@ from transformers import AutoTokenizer
 
 from rlhf_dist.controller.turns import Environment, converse
 from rlhf_dist.errors import RunError
+from rlhf_dist.rollout.protocol import SamplingOptions
 from rlhf_dist.rollout.sampling import Response, to_sequences
 from rlhf_dist.types import Prompts, Sequences
 from tests.tiny import write_tokenizer
 
 EOS = 2
+OPTIONS = SamplingOptions(temperature=1.0, max_tokens=6, seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +42,31 @@ def prompts(tokenizer: Any, *texts: str) -> Prompts:
 
 
 class Sampler:
-    """Writes " good" and, but for where ``cut`` says otherwise, an end; remembers what it was asked."""
+    """A stream that writes " good" and, but for where ``cut`` says otherwise, an end; remembers what it was asked.
 
-    def __init__(self, tokenizer: Any, cut: tuple[int, ...] = ()) -> None:
-        self.tokens, self.cut = tokenizer(" good", add_special_tokens=False)["input_ids"], cut
+    It answers the requests of one addition together, but those of prompts that are ``slow`` after all others.
+    """
+
+    def __init__(self, tokenizer: Any, cut: tuple[int, ...] = (), slow: tuple[int, ...] = ()) -> None:
+        self.tokens, self.cut, self.slow = tokenizer(" good", add_special_tokens=False)["input_ids"], cut, slow
         self.asked: list[Prompts] = []
+        self.open: list[Prompts] = []
 
-    def __call__(self, asked: Prompts, most: int) -> Sequences:
-        self.asked.append(asked)
+    def __len__(self) -> int:
+        return sum(map(len, self.open))
+
+    def add(self, prompts: Prompts, options: SamplingOptions) -> None:
+        assert options == OPTIONS
+        self.asked.append(prompts)
+        late = torch.tensor([row in self.slow for row in prompts.rows.tolist()])
+        parts = [prompts.select(torch.nonzero(which).flatten()) for which in (~late, late)]
+        self.open = [part for part in (parts[0], *self.open, parts[1]) if len(part)]
+
+    def take(self, most_s: float) -> Sequences | None:
+        if most_s < math.inf and all(row in self.slow for row in self.open[0].rows.tolist()):
+            time.sleep(most_s)
+            return None
+        asked = self.open.pop(0)
         ends = [row not in self.cut for row in asked.rows.tolist()]
         rows = [self.tokens + [EOS] * end for end in ends]
         return to_sequences(
@@ -67,7 +88,7 @@ def test_replies_stand_between_the_turns_and_are_masked(tokenizer: Any) -> None:
 
     sampler = Sampler(tokenizer, cut=(2,))
     given = prompts(tokenizer, "the film", "a movie", "the plot")
-    sequences = converse(given, sampler, environment(tokenizer, reply))
+    sequences = converse(given, sampler, OPTIONS, environment(tokenizer, reply))
     good, bad = sampler.tokens, tokenizer(" is bad", add_special_tokens=False)["input_ids"]
     turn = [*good, EOS]
     assert sequences.response_lists() == [turn + bad + turn + bad + turn, turn, good]
@@ -87,7 +108,7 @@ def test_a_talk_ends_where_no_room_is_left_for_a_turn(tokenizer: Any) -> None:
     sampler = Sampler(tokenizer)
     given = prompts(tokenizer, "the film")
     room = int(given.lengths[0]) + len(sampler.tokens) + 1 + 2 + 5
-    sequences = converse(given, sampler, environment(tokenizer, lambda p, r: [" is bad"], context=room))
+    sequences = converse(given, sampler, OPTIONS, environment(tokenizer, lambda p, r: [" is bad"], context=room))
     assert sequences.loss_mask.all()
     assert sequences.finished.tolist() == [True]
 
@@ -108,6 +129,51 @@ def test_a_talk_ends_where_no_room_is_left_for_a_turn(tokenizer: Any) -> None:
 )
 def test_an_environment_that_fails_or_hangs_is_named(tokenizer: Any, reply: Any, said: str) -> None:
     with pytest.raises(RunError, match=r"^environment env ") as caught:
-        converse(prompts(tokenizer, "the film"), Sampler(tokenizer), environment(tokenizer, reply, timeout_s=0.2))
+        converse(
+            prompts(tokenizer, "the film"), Sampler(tokenizer), OPTIONS, environment(tokenizer, reply, timeout_s=0.2)
+        )
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_sample_goes_on_while_others_are_still_in_their_first_turn(tokenizer: Any) -> None:
+    sampler = Sampler(tokenizer, slow=(0,))
+    given = prompts(tokenizer, "the film", "a movie")
+    sequences = converse(given, sampler, OPTIONS, environment(tokenizer, lambda p, r: [" is bad"] * len(r)))
+    assert [asked.rows.tolist() for asked in sampler.asked] == [[0, 1], [1], [1], [0], [0]]
+    assert len(set(map(tuple, sequences.response_lists()))) == 1  # and what they are does not depend on that
+
+
+def test_a_slow_reply_of_a_coroutine_holds_up_no_other_sample(tokenizer: Any) -> None:
+    """The first prompt's reply comes when the second's talk has come to its end."""
+    done = []
+
+    async def reply(asked: list[str], responses: list[str]) -> list[str | None]:
+        while asked == ["the film"] and len(done) < 2:
+            await asyncio.sleep(0.01)
+        done.extend(asked)
+        return [" is bad"] * len(asked)
+
+    given = prompts(tokenizer, "the film", "a movie")
+    sequences = converse(given, Sampler(tokenizer), OPTIONS, environment(tokenizer, reply))
+    assert done == ["a movie"] * 2 + ["the film"] * 2
+    assert len(set(map(tuple, sequences.response_lists()))) == 1
+
+
+async def hang(asked: list[str], responses: list[str]) -> list[str | None]:
+    await asyncio.sleep(9)
+    return [None]
+
+
+async def fail(asked: list[str], responses: list[str]) -> list[str | None]:
+    raise ZeroDivisionError("division by zero")
+
+
+@pytest.mark.parametrize(
+    "reply,said", [(hang, "returned no replies to 1 responses within 0.2 s"), (fail, "ZeroDivisionError: division by")]
+)
+def test_a_coroutine_that_fails_or_hangs_is_named(tokenizer: Any, reply: Any, said: str) -> None:
+    env = environment(tokenizer, reply, timeout_s=0.2)
+    with pytest.raises(RunError, match=r"^environment env ") as caught:
+        converse(prompts(tokenizer, "the film"), Sampler(tokenizer), OPTIONS, env)
+    assert said in str(caught.value)

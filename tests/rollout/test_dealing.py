@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rlhf_dist.cluster.roles import Rollout
 from rlhf_dist.rollout.dealing import deal_samples
-from rlhf_dist.rollout.protocol import TURN_IDS, SamplingOptions
+from rlhf_dist.rollout.protocol import TURN_IDS
 from rlhf_dist.types import Prompts
 
 
@@ -49,8 +49,7 @@ def test_further_turns_go_to_the_engines_that_drew_the_earlier_ones() -> None:
     def engines(first_id: int, picked: list[int], turn: int) -> dict[int, int]:
         ids, one = torch.arange(first_id, first_id + 24), torch.ones(24, dtype=torch.int64)
         prompts = Prompts(one, one, ids + turn * TURN_IDS, rows(12, 2)).select(picked)
-        call = rollout.generate(prompts, SamplingOptions(1.0, 4, 1))
-        dealt = [part.ids.tolist() for part, _ in call.args]
+        dealt = [part.ids.tolist() for part in rollout.deal(prompts)]
         assert sorted(sample for part in dealt for sample in part) == prompts.ids.tolist()
         return {sample % TURN_IDS - first_id: rank for rank, part in enumerate(dealt) for sample in part}
 
