@@ -34,11 +34,15 @@ lint: install ## ruff, its formatter and mypy
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
+# The fast tests run side by side; those with real workers take the machine for themselves. Exit 5: there are none.
+SIDE_BY_SIDE = -m "not slow" -n auto --maxprocesses 4 --dist loadfile
+
 test: lint ## lint and all tests
-	$(PY) -m pytest --durations=25 --durations-min=5 $(TESTS)
+	$(PY) -m pytest $(SIDE_BY_SIDE) $(TESTS) || [ $$? -eq 5 ]
+	$(PY) -m pytest -m slow --durations=25 --durations-min=5 $(TESTS) || [ $$? -eq 5 ]
 
 test-fast: install ## the tests without real workers, engines and downloads
-	@SECONDS=0; $(PY) -m pytest -m "not slow" --hypothesis-profile=fast $(TESTS); code=$$?; \
+	@SECONDS=0; $(PY) -m pytest $(SIDE_BY_SIDE) --hypothesis-profile=fast $(TESTS); code=$$?; \
 	echo "test-fast took $$SECONDS s"; exit $$code
 
 test-gpu: ## on a CUDA card: tests, PPO, memory, speed; writes benchmarks/results/gpu-CARD.md (PARTS=a,b: only these)

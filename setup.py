@@ -111,6 +111,7 @@ setup(
         "test": [
             "pytest>=8.4,<10",
             "pytest-timeout>=2.4",
+            "pytest-xdist>=3.6",
             "hypothesis>=6.130",
             "ruff>=0.17,<0.18",
             "mypy>=2.4,<2.5",

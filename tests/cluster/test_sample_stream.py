@@ -104,6 +104,11 @@ def stream_of(group: Any, timeout_s: float = 60.0) -> SampleStream:
     return SampleStream(Rollout(group), scheduler, timeout_s)
 
 
+def drain(stream: SampleStream) -> None:
+    while len(stream):
+        stream.take()
+
+
 def prompts(ids: Sequence[int], copies: int = 1) -> Prompts:
     one = torch.ones(len(ids), dtype=torch.int64)
     return Prompts(one, one, torch.tensor(ids, dtype=torch.int64), torch.arange(len(ids)) // copies)
@@ -163,11 +168,9 @@ def test_a_request_without_an_answer_is_named_at_the_deadline_and_a_dead_engine_
     stream = stream_of(own, timeout_s=3.0)
     stream.add(prompts([1, NEVER, 2]), OPTIONS)
     with pytest.raises(RunError, match=rf"generate: no answer within 3 s \(1 from rollout-1, as of sample {NEVER}\)"):
-        while True:
-            stream.take()
+        drain(stream)
     ray.kill(own.workers[2])
     stream = stream_of(own)
     stream.add(prompts([1, 2, 3]), OPTIONS)
     with pytest.raises(RunError, match="rollout-2"):
-        while True:
-            stream.take()
+        drain(stream)
