@@ -56,6 +56,7 @@ html_theme = "furo"
 html_title = "rlhf_dist"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_js_files = [("site.js", {"defer": "defer"})]
 html_additional_pages = {"index": "root.html"}  # the pages keep their folders, so the first one is docs/index.html
 templates_path = ["_templates"]
 html_copy_source = False
