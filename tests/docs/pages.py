@@ -33,6 +33,7 @@ CHECKED, NOT_RUN, RUN_BY = "checked", "not run", "run by"
 EXIT_CODE, OTHER_NUMBERS, FILE = "exit code", "other numbers", "file"
 FATES = (CHECKED, NOT_RUN, RUN_BY)
 SHELL = ("", "bash", "console", "sh", "shell")
+NAMED = ("rlhf-dist ", "make ", "ray ", "python ", ".venv/bin/python ", "launch/")
 FEWEST_WORDS = 2  # of a reason
 
 _FENCE = re.compile(r"(?P<indent> *)(?P<marks>```+|~~~+)(?P<language>[^\s`]*)[^`]*")
@@ -178,6 +179,21 @@ def blocks_of(page: str, text: str) -> list[Block]:
         inside = textwrap.dedent("\n".join([*lines[at + 1 : end], ""]))
         found.append(Block(page, at + 1, fence["language"].lower(), inside, _comments_before(lines, at)))
         at = end + 1
+    return found
+
+
+def commands_in_text(text: str) -> list[Command]:
+    """The commands that a page names in its sentences, as code of one line or two: those of :data:`NAMED`."""
+    lines = text.splitlines()
+    for block in blocks_of("", text):
+        for number in range(block.line - 1, block.line + block.text.count("\n")):
+            lines[number] = ""
+    whole = "\n".join(lines)
+    found = []
+    for span in re.finditer(r"(?<!`)`([^`]+)`(?!`)", whole):
+        words = " ".join(span[1].split())
+        if words.startswith(NAMED):
+            found.append(Command(words, whole.count("\n", 0, span.start()) + 1))
     return found
 
 

@@ -24,6 +24,7 @@ import click
 from rlhf_dist.__main__ import _commands, _parser, main
 from rlhf_dist.config.did_you_mean import did_you_mean, near_keys, suggest
 from rlhf_dist.config.keys import schema_keys
+from rlhf_dist.device import planned
 from rlhf_dist.errors import UserError
 from rlhf_dist.labelling.sample_request import eval_request, sample_request
 from rlhf_dist.main import JOBS, configuration
@@ -35,6 +36,7 @@ LAUNCHERS = {f"launch/{name}_llama.py": name for name in JOBS}
 LONG = (*JOBS, "sample", "eval", "export")  # commands of rlhf-dist that start workers, or need what these have left
 SERVERS = ("label", "watch", "chat")  # commands that end when somebody ends them
 HARMLESS = ("cat", "cp", "echo", "grep", "head", "ls", "mkdir", "mv", "tail", "wc")  # a page may run them unasked
+BUILTINS = ("cd", "export", "kill", "source", "wait")  # of a shell: they concern nobody else
 DEADLINE_S = 240
 
 
@@ -108,7 +110,8 @@ class OurCommand(Program):
         name, *words = self.words
         try:
             if name in JOBS:
-                configuration(name, words)
+                config = configuration(name, words)
+                importlib.import_module(JOBS[name].module).prepare(config, planned(config.run.device))  # reads the data
                 return
             options = _parser().parse_args(self.words)
             deeper: dict[str, Callable[[], object]] = {
@@ -196,7 +199,7 @@ class Make(Program):
         known = {name for pair in variables for name in pair}
         for word in self.words:
             name, equals, _ = word.partition("=")
-            if name not in (known if equals else targets):
+            if word != "..." and name not in (known if equals else targets):
                 raise NotSo(f"the Makefile has no {'variable' if equals else 'target'} {name}")
 
 
@@ -259,6 +262,13 @@ class Shell(Program):
         for part in self.parts:
             if isinstance(part, Program):
                 part.lint()
+
+    def check(self) -> None:
+        for part in self.parts:
+            if isinstance(part, Program):
+                part.check()
+            elif part not in (*HARMLESS, *BUILTINS):
+                super().check()
 
     def run(self, command: Command, expected: int = 0) -> Result:
         if not self.runs:

@@ -16,7 +16,7 @@ from rlhf_dist.__main__ import main
 from tests.controller.curves_of_runs import write_run
 from tests.docs.pages import ROOT
 from tests.shapes import MODELS
-from tests.tiny import sentence, write_data, write_jsonl, write_model, write_reward_model
+from tests.tiny import sentence, write_data, write_jsonl, write_model, write_reward_model, write_tokenizer
 
 POLICIES = ("my-ppo", "my-sft", "demo-sft", "demo-ppo", "sft", "ppo")  # runs/NAME with a language model
 REWARD_MODELS = ("my-reward", "demo-reward", "reward", "people")
@@ -26,6 +26,7 @@ SHAPES = {  # runs/NAME with a reward model that is only checked: without weight
     "reward_llama_1b": "meta-llama/Llama-3.2-1B-Instruct",
     "own-rankings": "demo/base",
 }
+ROWS = 300  # of data: the recipes hold 256 out
 JUDGE = '''"""Longer answers are better."""
 
 
@@ -44,6 +45,7 @@ def write_scratch(folder: Path) -> Path:
     _write_runs(folder)
     for name, (shape, _) in MODELS.items():
         LlamaConfig(**shape).save_pretrained(folder / name)
+        write_tokenizer(folder / name)
     for name, like in SHAPES.items():
         shutil.copytree(folder / like, folder / "runs" / name / "model", ignore=shutil.ignore_patterns("*.safetensors"))
     _write_files(folder)
@@ -55,7 +57,7 @@ def _write_demo(demo: Path) -> None:
     demo.mkdir()
     for name in ("base", "judge.py"):
         (demo / name).symlink_to(ROOT / "demo" / name)
-    made = write_data(demo / "data")
+    made = write_data(demo / "data", ROWS)
     for name in ("prompts_train", "prompts_eval"):
         shutil.copy(made / "prompts.jsonl", made / f"{name}.jsonl")
     for name in ("comparisons_train", "comparisons_labels", "pairs_eval"):
@@ -83,7 +85,7 @@ def _write_files(folder: Path) -> None:
     for file in (ROOT / "docs" / "examples").iterdir():
         shutil.copy(file, folder)
     shutil.copy(folder / "people.jsonl", folder / "judgements.jsonl")
-    data = write_data(folder / "data")
+    data = write_data(folder / "data", ROWS)
     for name, like in {"prompts": "prompts", "rankings": "comparisons", "heldout": "comparisons"}.items():
         shutil.copy(data / f"{like}.jsonl", folder / f"{name}.jsonl")
     rng = random.Random(2)

@@ -18,7 +18,7 @@ import yaml
 from rlhf_dist.config.load import load_config
 from rlhf_dist.errors import UserError
 from rlhf_dist.main import JOBS, default_recipe
-from tests.docs.pages import CHECKED, NOT_RUN, PAGES, ROOT, Block, Command, blocks_of
+from tests.docs.pages import CHECKED, NOT_RUN, PAGES, ROOT, Block, Command, blocks_of, commands_in_text
 from tests.docs.programs import NotSo, OurCommand, program
 from tests.docs.scratch import POLICIES
 
@@ -52,6 +52,10 @@ LONG_PAGES = [page for page, blocks in BLOCKS.items() if first_long([one for one
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_has_a_class_and_options_that_exist(page: str) -> None:
     none_of(static_problems(BLOCKS[page]))
+
+
+def test_commands_named_in_sentences_have_options_that_exist() -> None:
+    none_of(problem for page in PAGES for problem in text_problems(page, (ROOT / page).read_text(encoding="utf-8")))
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -89,6 +93,15 @@ def static_problems(blocks: list[Block]) -> Iterator[str]:
                     )
             except NotSo as error:
                 yield f"{where}: {error}"
+
+
+def text_problems(page: str, text: str) -> Iterator[str]:
+    """What is wrong with the commands that a page's sentences name."""
+    for command in commands_in_text(text):
+        try:
+            program(command).lint()
+        except (NotSo, ValueError) as error:
+            yield f"{page}:{command.line}: {command.text}: {error}"
 
 
 def problems(blocks: list[Block], long: bool = False) -> Iterator[str]:

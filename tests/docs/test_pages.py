@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.pages import Block, blocks_of
-from tests.docs.test_commands import is_shown, problems, static_problems
+from tests.docs.test_commands import is_shown, problems, static_problems, text_problems
 
 PLAN = "rlhf-dist plan --config configs/demo/ppo.yaml"
 
@@ -90,6 +90,12 @@ def test_a_command_without_class_reason_or_real_options_is_found(before: str, co
     assert said in "\n".join(static_problems(block(commands, before)))
 
 
+def test_a_command_in_a_sentence_is_looked_at_too() -> None:
+    text = "`rlhf-dist plan\n--config F` and `rlhf-dist plan --confg F`.\n\n```\nIn `make tests`\n```\n"
+    (problem,) = text_problems("page.md", text)
+    assert problem.startswith("page.md:2: rlhf-dist plan --confg F: there is no option --confg")
+
+
 @pytest.mark.parametrize(
     ("before", "commands"),
     [
@@ -119,6 +125,8 @@ def test_what_the_rules_allow_is_no_problem(before: str, commands: str) -> None:
         (block("ray job submit -- python launch/ppo_llama.py ppo.steps=x", "<!-- checked: a b c -->"), "ppo.steps=x"),
         (block("python benchmarks/throughput.py ppo.steps=x", "<!-- checked: a b c -->"), "ppo.steps=x"),
         (block("python benchmarks/learning/run.py --only x", "<!-- checked: a b c -->"), "invalid choice: 'x'"),
+        (block("ray start --head && kubectl apply", "<!-- checked: a b c -->"), "it cannot be checked here"),
+        (block("rlhf-dist sft data.path=prompts.jsonl run.name=x", "<!-- checked: a b c -->"), "'response' is missing"),
         (block("kubectl apply", "<!-- checked: a b c -->"), "it cannot be checked here"),
         (block("x = (", language="python"), "SyntaxError"),
         (block("undefined_name", language="python"), "NameError"),
