@@ -43,10 +43,8 @@ autodoc_member_order = "bysource"
 autoclass_content = "both"  # the docstring of __init__ too
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
-autodoc_inherit_docstrings = True
 napoleon_numpy_docstring = False
-napoleon_use_ivar = True
-napoleon_attr_annotations = False  # the signature has the types
+napoleon_custom_sections = [("Attributes", "params_style")]  # a list, as of arguments; the signature has the types
 default_role = "literal"
 add_module_names = False  # the heading names the module
 maximum_signature_line_length = 100
@@ -67,8 +65,9 @@ html_show_copyright = False
 def linked_to_source(app: Sphinx, doctree: nodes.document) -> None:
     """Makes the links to files and folders that are no pages lead to their source.
 
-    That is below the configuration value ``source_url`` (``make docs SOURCE_URL=https://github.com/OWNER/NAME/blob/COMMIT``);
-    without one, as in a build on one's own machine, the file in the checkout. A file that does not exist is a warning.
+    That is below the configuration value ``source_url``, as ``make docs SOURCE_URL=https://github.com/O/N/blob/COMMIT``
+    sets it; without one, as in a build on one's own machine, the file in the checkout. A file that does not exist is a
+    warning.
     """
     page = Path(app.outdir) / app.builder.get_target_uri(app.env.docname)
     for link in [*doctree.findall(addnodes.download_reference), *doctree.findall(addnodes.pending_xref)]:
@@ -131,11 +130,6 @@ def without_types_in_texts(app: Sphinx, what: str, name: str, thing: Any, option
         lines[at] = lines[at].removesuffix(text) + ": " + text
 
 
-def several_attributes(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """Keeps the names together where one line of ``Attributes:`` describes several."""
-    lines[:] = [re.sub(r"^:ivar [\w, ]+:", lambda names: names[0].replace(", ", ","), line) for line in lines]
-
-
 def unknown_type(app: Sphinx, domain: Any, node: addnodes.pending_xref) -> bool | None:
     """Allows types of other libraries, and internal ones, in signatures; what a docstring refers to must be there."""
     package, dot, _ = node["reftarget"].partition(".")
@@ -151,7 +145,6 @@ def setup(app: Sphinx) -> None:
     app.connect("object-description-transform", without_long_values)
     app.connect("autodoc-skip-member", without_fields_of_tuples)
     app.connect("autodoc-process-docstring", without_types_in_texts, priority=400)  # before napoleon
-    app.connect("autodoc-process-docstring", several_attributes, priority=600)  # after it
     app.connect("warn-missing-reference", unknown_type)
     app.connect("doctree-read", linked_by_title)
     app.connect("doctree-read", linked_to_source, priority=400)  # before Sphinx collects what there is to download
