@@ -36,8 +36,8 @@ class Request:
 class RequestEngine(ABC):
     """The part of a RolloutEngine (see `rlhf_dist.rollout.protocol`) that keeps the books of its requests.
 
-    A subclass takes requests in (:meth:`_enqueue`), does one step of work on them (:meth:`_advance`), and forgets
-    them (:meth:`_drop`).
+    A subclass takes requests in (``_enqueue``), does one step of work on them (``_advance``), and forgets
+    them (``_drop``).
     """
 
     def __init__(self) -> None:
