@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import socket
 import stat
@@ -11,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +189,7 @@ def test_others_get_in_only_by_the_names_of_this_machine(candidates: Path, serve
 
 
 JUDGEMENTS = 1000
-KILLS = 4
+KILLS, MOST_KILLS = 4, 12  # as many as it takes until one comes between the writing of a judgement and the answer
 
 
 def test_two_labellers_and_kills_of_the_server_lose_and_double_none_of_1000_judgements(
@@ -203,17 +202,22 @@ def test_two_labellers_and_kills_of_the_server_lose_and_double_none_of_1000_judg
     words += ["--shared", "0.25", "--port", str(_free_port())]
     servers.append(Server(*words))
     told: dict[str, str] = {}
+    untold = 0  # judgements that stood in the file at a kill, of which no labeller had heard
 
     async def everything() -> None:
+        nonlocal untold
         labellers = [asyncio.create_task(_labeller(servers, name, told)) for name in ("ann", "bob")]
-        for number in range(1, KILLS + 1):
-            while len(told) < number * JUDGEMENTS // (KILLS + 1):
+        for number in range(1, MOST_KILLS + 1):
+            while len(told) < number * JUDGEMENTS // (MOST_KILLS + 1) and not any(map(asyncio.Task.done, labellers)):
                 await asyncio.sleep(0.005)
-            os.kill(servers[-1].process.pid, signal.SIGKILL)
+            if (number > KILLS and untold) or any(map(asyncio.Task.done, labellers)):
+                break
+            untold += await _kill_between_writing_and_saying_so(servers[-1], out, told)
             servers.append(await asyncio.to_thread(Server, *words))
         await asyncio.wait_for(asyncio.gather(*labellers), 120)
 
     asyncio.run(everything())
+    assert untold, "no kill came between the writing of a judgement and the answer"
     code, said, _ = servers[-1].stop()
     kept = load_judgements(str(out))
     assert code == 0 and f"{JUDGEMENTS} judgements" in said
@@ -222,6 +226,17 @@ def test_two_labellers_and_kills_of_the_server_lose_and_double_none_of_1000_judg
     times = Counter(one.prompt.id for one in kept)
     assert Counter(times.values()) == {1: count - 200, 2: 200}
     assert max(Counter((one.prompt.id, one.labeller) for one in kept).values()) == 1
+
+
+async def _kill_between_writing_and_saying_so(server: Server, out: Path, told: Mapping[str, str]) -> int:
+    """Kills the server as soon as the file grows. Returns how many judgements stand there that nobody was told of."""
+    size = out.stat().st_size
+    while out.stat().st_size == size:
+        await asyncio.sleep(0)
+    server.process.kill()
+    await asyncio.to_thread(server.process.wait)
+    await asyncio.sleep(0.05)  # answers that were sent before are read
+    return len({one.id for one in load_judgements(str(out))} - told.keys())
 
 
 async def _labeller(servers: list[Server], name: str, told: dict[str, str]) -> None:
