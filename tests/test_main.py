@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_dist import device
+from rlhf_dist.__main__ import _commands, _parser
 from rlhf_dist.__main__ import main as command
 from rlhf_dist.main import JOBS
 
@@ -60,6 +61,7 @@ def test_a_run_is_known_to_be_on_a_cpu_only_where_no_accelerator_can_be(
         ("lable candidates.jsonl", "invalid choice: 'lable'"),
         ("label candidates.jsonl --out out.jsonl --labelers ann", "unrecognized arguments: --labelers ann"),
         ("label candidates.jsonl --out out.jsonl --labelers=ann", "unrecognized arguments: --labelers=ann"),
+        ("label candidates.jsonl --labelers ann", "are required: --out; unrecognized arguments: --labelers"),
     ],
 )
 def test_a_misspelt_command_or_option_is_one_line_with_what_was_meant(
@@ -69,3 +71,11 @@ def test_a_misspelt_command_or_option_is_one_line_with_what_was_meant(
     (line,) = capsys.readouterr().err.splitlines()
     assert said in line
     assert f"(did you mean {'label' if words.startswith('lable') else '--labellers'}?)" in line
+
+
+@pytest.mark.parametrize("name", _commands(_parser()))
+def test_every_option_of_every_command_is_explained(name: str) -> None:
+    parser = _commands(_parser())[name]
+    assert name in JOBS or parser.description
+    words = {action.dest: len((action.help or "").split()) for action in parser._actions if action.dest != "config"}
+    assert not [option for option, count in words.items() if count < 3]

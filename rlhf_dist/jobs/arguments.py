@@ -20,15 +20,16 @@ def add_report(commands: Commands) -> None:
     report = commands.add_parser(
         "report",
         help="write the report of a run, or of several on the same axes",
-        description="Of one run, writes runs/NAME/report.html. Of several, writes one page with their curves on the "
-        "same axes, runs that differ only in run.seed as a band, and what differs between the configurations.",
+        description="Writes the report of a run: curves, samples, warnings and the configuration on one page. Given "
+        "several runs, writes a page with their curves on the same axes (runs that differ only in run.seed as a band) "
+        "and what differs between their configurations.",
     )
-    report.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="directory of a run, runs/NAME")
+    report.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="directory of a run, such as runs/NAME")
     report.add_argument(
         "--out",
         type=Path,
         metavar="FILE",
-        help="the page to write (runs/NAME/report.html of one run; runs-report.html of several)",
+        help="page to write (default: report.html in the run's directory; runs-report.html here for several runs)",
     )
 
 
@@ -36,17 +37,17 @@ def add_diff(commands: Commands) -> None:
     """Adds the command `diff` to the commands of a parser."""
     diff = commands.add_parser(
         "diff",
-        help="find the first step in which two runs part",
-        description="Shows the first step, phase and figure in which two runs differ by more than equal runs do, and "
-        "what differed before it: configuration, data, versions. Exit code 0 if the runs are equal, 1 if they part.",
+        help="find the first step at which two runs differ",
+        description="Shows the first step, phase and figure in which two runs differ by more than repeated runs do, "
+        "and what differed before it: configuration, data, versions. Exit code 0 if the runs are equal, 1 if not.",
     )
-    diff.add_argument("first", type=Path, metavar="RUN_A", help="directory of a run, runs/NAME")
+    diff.add_argument("first", type=Path, metavar="RUN_A", help="directory of a run, such as runs/NAME")
     diff.add_argument("second", type=Path, metavar="RUN_B", help="directory of the other run")
     diff.add_argument(
         "--tolerance",
         type=float,
         metavar="X",
-        help="relative difference that counts as noise (default 1e-4, or 2e-2 for runs in bfloat16; 0: none does)",
+        help="largest relative difference that counts as noise (default 1e-4; 2e-2 for runs in bfloat16)",
     )
 
 
@@ -81,7 +82,9 @@ def add_export(commands: Commands) -> None:
         "Hugging Face directory. A LoRA adapter is merged into its base; a reward model keeps its bias. Needs no "
         "accelerator, and host memory for one copy of the model.",
     )
-    export.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="runs/NAME/checkpoints/step-N")
+    export.add_argument(
+        "checkpoint", type=Path, metavar="CHECKPOINT", help="its directory: runs/NAME/checkpoints/step-N"
+    )
     export.add_argument("out", type=Path, metavar="OUT", help="directory to create")
     export.add_argument("--role", help="role whose model is exported (default: actor, or the only one)")
     export.add_argument("--average", action="store_true", help="export the moving average of the weights (ema_decay)")
@@ -105,10 +108,10 @@ def add_judgements(commands: Commands) -> None:
     """Adds the command `judgements` to the commands of a parser."""
     judgements = commands.add_parser(
         "judgements",
-        help="show agreement between labellers, and ratings of the models they judged",
+        help="show how far labellers agree, and how the models they judged rate",
         description="Shows how far labellers agree, their speed and bias, and Elo and Bradley-Terry ratings of the "
-        "models they judged; writes one ranking per prompt for the reward model. Judges that are not people are "
-        "compared with people.",
+        "models they judged. Judges that are not people are compared with people. Can write one ranking per prompt, "
+        "which `rlhf-dist reward` trains on. See docs/judgements.md.",
     )
     judgements.add_argument("judgements", nargs="+", metavar="FILE", help="files of judgements (.jsonl)")
     judgements.add_argument(
@@ -123,7 +126,7 @@ def add_judgements(commands: Commands) -> None:
         action="append",
         default=[],
         choices=("person", "function", "model", "endpoint"),
-        help="whose judgements to write (repeatable; default: people's, or all if there are none)",
+        help="whose judgements --rankings and --demonstrations use (repeatable; default: people's, else all)",
     )
     judgements.add_argument("--keep-flagged", action="store_true", help="write flagged prompts, too")
     judgements.add_argument("--keep-calibration", action="store_true", help="write prompts with known rankings, too")
@@ -138,15 +141,22 @@ def add_eval_reward(commands: Commands) -> None:
     evaluate = commands.add_parser(
         "eval-reward",
         help="evaluate a reward model on preferences",
-        description="Scores ranked answers with a reward model: accuracy with intervals, by category and by margin, "
-        "calibration and length bias. Reads comparisons as `rlhf-dist reward` does, and rows with prompt, chosen and "
-        "rejected (RewardBench). Runs on one device of this machine.",
+        description="Scores ranked answers with a reward model, and shows its accuracy with intervals, by category "
+        "and by margin, its calibration and its length bias; of RewardBench and RewardBench 2 the leaderboard's scores "
+        "too. Reads comparisons as `rlhf-dist reward` does, and rows with prompt, chosen and rejected. Runs on one "
+        "device of this machine. See docs/judgements.md.",
     )
     evaluate.add_argument("model", metavar="MODEL", help="reward model in Hugging Face format, such as runs/NAME/model")
     evaluate.add_argument(
-        "--data", action="append", required=True, metavar="FILE", help=".jsonl, .parquet or hub name (repeatable)"
+        "--data",
+        action="append",
+        required=True,
+        metavar="FILE",
+        help=".jsonl, .parquet or data set of the hub (repeatable)",
     )
-    evaluate.add_argument("--split", default="train", metavar="NAME", help="split of a hub name (default train)")
+    evaluate.add_argument(
+        "--split", default="train", metavar="NAME", help="split of a data set of the hub (default train)"
+    )
     evaluate.add_argument("--category", metavar="FIELD", help="field with the category (default: category or subset)")
     evaluate.add_argument("--html", type=Path, metavar="OUT", help="write tables and curve as a web page")
     evaluate.add_argument("--json", type=Path, metavar="OUT", help="write all figures as JSON")
@@ -154,7 +164,7 @@ def add_eval_reward(commands: Commands) -> None:
         "--max-tokens",
         type=int,
         metavar="N",
-        help="limit of prompt and answer (default: as many as the model can read)",
+        help="limit for prompt and answer together (default: as many as the model can read)",
     )
     evaluate.add_argument("--truncate", action="store_true", help="cut longer rows instead of refusing them")
     evaluate.add_argument(
@@ -177,22 +187,37 @@ def add_judge(commands: Commands) -> None:
     """Adds the command `judge` to the commands of a parser."""
     judge = commands.add_parser(
         "judge",
-        help="let a function or a model judge answers in a labeller's place",
-        description="Judges the answers of a file of candidates by a function, a reward model or a model behind an "
-        "OpenAI-compatible endpoint, and appends the judgements to a file, as labellers do. A second call goes on "
-        "where the first one stopped.",
+        help="let a function or a model judge answers in people's place",
+        description="Judges the answers in a file by a function, a reward model or a model behind an OpenAI-compatible "
+        "endpoint, and appends the judgements to a file, as `rlhf-dist label` does. If it is stopped, the same command "
+        "continues where it was. See docs/sampling.md.",
     )
-    judge.add_argument("candidates", metavar="CANDIDATES", help="the prompts and their answers (.jsonl, .parquet)")
-    judge.add_argument("--out", type=Path, required=True, metavar="FILE", help="judgements go here (.jsonl)")
-    judge.add_argument("--split", default="train", metavar="NAME", help="split of a hub name (default train)")
-    judge.add_argument("--task", default="rank", choices=("rank", "compare"), help="all answers, or each pair (rank)")
-    judge.add_argument("--name", help="the labeller's name (default: of the function or model)")
-    judge.add_argument("--model", metavar="NAME", help="with --endpoint: the model's name there")
+    judge.add_argument("candidates", metavar="CANDIDATES", help="prompts with their answers (.jsonl, .parquet)")
+    judge.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="file that the judgements are appended to (.jsonl)"
+    )
+    judge.add_argument(
+        "--split", default="train", metavar="NAME", help="split of a data set of the hub (default train)"
+    )
+    judge.add_argument(
+        "--task",
+        default="rank",
+        choices=("rank", "compare"),
+        help="rank all answers, or compare each pair (default rank)",
+    )
+    judge.add_argument("--name", help="name of the judge (default: that of the function or the model)")
+    judge.add_argument("--model", metavar="NAME", help="with --endpoint: name of the model to ask")
     _add_judge_options(judge)
     judge.add_argument(
-        "--max-tokens", type=int, default=512, metavar="N", help="with --endpoint: longest reply (default 512)"
+        "--max-tokens",
+        type=int,
+        default=512,
+        metavar="N",
+        help="with --endpoint: longest reply, in tokens (default 512)",
     )
-    judge.add_argument("--device", default="auto", choices=("auto", *DEVICES), help="of a reward model (default auto)")
+    judge.add_argument(
+        "--device", default="auto", choices=("auto", *DEVICES), help="device of a reward model (default auto)"
+    )
     judge.add_argument("--trust-remote-code", action="store_true", help="allow code that comes with the model")
 
 
@@ -200,35 +225,45 @@ def add_eval(commands: Commands) -> None:
     """Adds the command `eval` to the commands of a parser."""
     evaluate = commands.add_parser(
         "eval",
-        help="how often one model's answers are preferred to another's",
-        description="Lets two models answer the same prompts, a judge compare the answers, and shows how often the "
-        "first model's are preferred, with an interval: as they are, and as if they were equally long. A second call "
-        "goes on where the first one stopped.",
+        help="measure how often one model's answers are preferred to another's",
+        description="Samples answers to the same prompts from two models, has a judge compare them, and shows how "
+        "often the first model's answers are preferred, with an interval: as they are, and at equal length. If it is "
+        "stopped, the same command continues where it was. See docs/sampling.md.",
     )
-    evaluate.add_argument("first", metavar="[NAME=]DIR_A", help="a model, and what it is called")
-    evaluate.add_argument("second", metavar="[NAME=]DIR_B", help="the model it is compared with")
-    evaluate.add_argument("--out", type=Path, required=True, metavar="DIR", help="answers, judgements and eval.json")
+    evaluate.add_argument("first", metavar="[NAME=]DIR_A", help="model, and a name for it (default: the directory's)")
+    evaluate.add_argument("second", metavar="[NAME=]DIR_B", help="model to compare it with")
+    evaluate.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory for the results")
     add_sampling_options(evaluate)
     _add_judge_options(evaluate)
-    evaluate.add_argument("--judge-model", metavar="NAME", help="with --endpoint: the model's name there")
+    evaluate.add_argument("--judge-model", metavar="NAME", help="with --endpoint: name of the model to ask")
     evaluate.add_argument(
-        "--judge-max-tokens", type=int, default=512, metavar="N", help="with --endpoint: longest reply (default 512)"
+        "--judge-max-tokens",
+        type=int,
+        default=512,
+        metavar="N",
+        help="with --endpoint: longest reply, in tokens (default 512)",
     )
 
 
 def _add_judge_options(judge: argparse.ArgumentParser) -> None:
     who = judge.add_mutually_exclusive_group(required=True)
-    who.add_argument("--function", metavar="FILE.py:NAME", help="scores: function(prompts, responses) -> scores")
-    who.add_argument("--reward-model", metavar="DIR", help="a reward model, such as runs/NAME/model")
-    who.add_argument("--endpoint", metavar="URL", help="of chat completions, such as http://localhost:8000/v1")
-    judge.add_argument("--token-env", metavar="VAR", help="with --endpoint: environment variable with its token")
-    judge.add_argument("--template", metavar="FILE", help="with --endpoint: text with {prompt}, {first} and {second}")
+    who.add_argument(
+        "--function", metavar="FILE.py:NAME", help="function(prompts, responses) -> scores, higher is better"
+    )
+    who.add_argument("--reward-model", metavar="DIR", help="reward model, such as runs/NAME/model")
+    who.add_argument("--endpoint", metavar="URL", help="API that a model answers at: http://localhost:8000/v1")
+    judge.add_argument("--token-env", metavar="VAR", help="with --endpoint: environment variable that holds its token")
+    judge.add_argument("--template", metavar="FILE", help="with --endpoint: question, with {prompt}, {first}, {second}")
     judge.add_argument(
-        "--parallel", type=int, default=8, metavar="N", help="with --endpoint: requests at a time (default 8)"
+        "--parallel", type=int, default=8, metavar="N", help="with --endpoint: requests at the same time (default 8)"
     )
     judge.add_argument(
-        "--retries", type=int, default=3, metavar="N", help="with --endpoint: further tries of a request (default 3)"
+        "--retries", type=int, default=3, metavar="N", help="with --endpoint: retries of a failed request (default 3)"
     )
     judge.add_argument(
-        "--timeout", type=float, default=120.0, metavar="S", help="seconds for a call or a request (default 120)"
+        "--timeout",
+        type=float,
+        default=120.0,
+        metavar="S",
+        help="seconds that a call or request may take (default 120)",
     )

@@ -56,46 +56,50 @@ def add_sample(commands: Commands) -> None:
     """Adds the command and its options."""
     sample = commands.add_parser(
         "sample",
-        help="let models answer prompts, for people to judge",
-        description="Samples answers to each prompt from one or several models, and writes them to a file that "
-        "labellers are shown. A second call goes on where the first one stopped. docs/sampling.md.",
+        help="sample answers to prompts from models, for people to judge",
+        description="Samples answers to each prompt from one or several models, and writes them to the file that "
+        "`rlhf-dist label` shows to labellers. If it is stopped, the same command continues where it was. See "
+        "docs/sampling.md.",
     )
     sample.add_argument(
         "--model",
         action="append",
         required=True,
         metavar="[NAME=]DIR",
-        help="a model, and what its answers are called; several times for several models",
+        help="model to sample from, and the name for it in the file (repeatable; default name: the directory's)",
     )
-    sample.add_argument("--out", type=Path, required=True, metavar="FILE.jsonl", help="the file to write")
+    sample.add_argument("--out", type=Path, required=True, metavar="FILE.jsonl", help="file to write")
     sample.add_argument(
         "--k",
         type=int,
         default=4,
         metavar="N",
-        help="answers to each prompt, of all models together (4; the paper: 4 to 9)",
+        help="answers to each prompt, from all models together (default 4; InstructGPT has 4 to 9)",
     )
-    sample.add_argument("--redraws", type=int, default=4, metavar="N", help="how often a duplicate is drawn again (4)")
-    sample.add_argument("--overwrite", action="store_true", help="begin anew, if the file is there")
+    sample.add_argument(
+        "--redraws", type=int, default=4, metavar="N", help="times that a duplicate answer is sampled again (default 4)"
+    )
+    sample.add_argument("--overwrite", action="store_true", help="start over if the file exists")
     add_sampling_options(sample)
 
 
 def add_sampling_options(sample: argparse.ArgumentParser) -> None:
     """Adds what to sample, how and on what: the options of all commands that do."""
-    sample.add_argument("--prompts", required=True, metavar="FILE", help=".jsonl or .parquet file, or a hub name")
-    sample.add_argument("--split", default="train", help="of a hub name (train)")
-    sample.add_argument("--limit", type=int, metavar="N", help="the first N prompts only")
-    sample.add_argument("--temperature", type=float, default=1.0, metavar="T", help="(1.0)")
-    sample.add_argument("--top-p", type=float, default=1.0, metavar="P", help="share of the likeliest tokens; 1: all")
-    sample.add_argument("--top-k", type=int, default=0, metavar="N", help="so many likeliest tokens; 0: all")
-    sample.add_argument("--max-tokens", type=int, default=256, metavar="N", help="longest answer (256)")
-    sample.add_argument("--seed", type=int, default=1, metavar="N", help="(1)")
-    sample.add_argument("--backend", choices=("vllm", "hf"), default="vllm", help="vllm, or plain transformers (hf)")
-    sample.add_argument("--engines", type=int, default=1, metavar="N", help="engines of each model (1)")
-    sample.add_argument("--tensor-parallel", type=int, default=1, metavar="N", help="devices of each engine (1)")
-    sample.add_argument("--batch", type=int, metavar="N", help="answers that an engine writes at once (256; on CPU 64)")
-    sample.add_argument("--device", choices=("auto", *DEVICES), default="auto", help="(auto)")
-    sample.add_argument("--trust-remote-code", action="store_true", help="run the code that a model comes with")
+    add = sample.add_argument
+    add("--prompts", required=True, metavar="FILE", help=".jsonl or .parquet file, or data set of the hub")
+    add("--split", default="train", metavar="NAME", help="split of a data set of the hub (default train)")
+    add("--limit", type=int, metavar="N", help="use the first N prompts only")
+    add("--temperature", type=float, default=1.0, metavar="T", help="sampling temperature (default 1.0)")
+    add("--top-p", type=float, default=1.0, metavar="P", help="keep the likeliest tokens up to this mass (default 1)")
+    add("--top-k", type=int, default=0, metavar="N", help="keep the N likeliest tokens (default 0: all)")
+    add("--max-tokens", type=int, default=256, metavar="N", help="longest answer, in tokens (default 256)")
+    add("--seed", type=int, default=1, metavar="N", help="seed of the sampling (default 1)")
+    add("--backend", choices=("vllm", "hf"), default="vllm", help="vLLM, or plain transformers (default vllm)")
+    add("--engines", type=int, default=1, metavar="N", help="engines of each model (default 1)")
+    add("--tensor-parallel", type=int, default=1, metavar="N", help="devices of each engine (default 1)")
+    add("--batch", type=int, metavar="N", help="answers that an engine writes at once (default 256; on a CPU 64)")
+    add("--device", choices=("auto", *DEVICES), default="auto", help="device to run on (default auto)")
+    add("--trust-remote-code", action="store_true", help="allow code that comes with a model")
 
 
 def sample_request(options: argparse.Namespace) -> SampleRequest:

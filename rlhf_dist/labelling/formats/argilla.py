@@ -252,4 +252,4 @@ def _given(value: object) -> Rating | None:
     return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
-FORMAT = LabelFormat("argilla", "Argilla: records of its REST API", ALL, _read, _write, wrapped="items")
+FORMAT = LabelFormat("argilla", "Argilla's records, as its REST API has them", ALL, _read, _write, wrapped="items")

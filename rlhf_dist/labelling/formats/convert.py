@@ -33,19 +33,23 @@ FORMATS: Mapping[str, LabelFormat] = {
 
 def add_convert(commands: Commands) -> None:
     """Adds the command and its options."""
-    listed = "; ".join(f"{one.name} ({one.title})" for one in FORMATS.values())
     convert = commands.add_parser(
         "convert",
         help="turn labels from one format into another",
-        description="Reads labels of one format and writes them in another: " + listed + ". Says what the other "
-        "format cannot hold. docs/sampling.md.",
+        description="Reads labels in one format, writes them in another, and says what the other cannot hold. See "
+        "docs/sampling.md.",
+        epilog="\n".join(["The formats:", *(f"{one.name}: {one.title}" for one in FORMATS.values())]),
     )
-    convert.add_argument("input", type=Path, metavar="IN", help=".jsonl, .json or .parquet file, or a hub name")
-    convert.add_argument("output", type=Path, metavar="OUT", help=".jsonl file, or .json with a list of the rows")
-    convert.add_argument("--from", required=True, dest="source", metavar="FORMAT", help="of IN")
-    convert.add_argument("--to", required=True, metavar="FORMAT", help="of OUT")
-    convert.add_argument("--split", default="train", help="of a hub name (train)")
-    convert.add_argument("--overwrite", action="store_true", help="replace OUT, if it is there")
+    convert.add_argument(
+        "input", type=Path, metavar="IN", help=".jsonl, .json or .parquet file, or data set of the hub"
+    )
+    convert.add_argument("output", type=Path, metavar="OUT", help=".jsonl file, or .json file with a list of the rows")
+    convert.add_argument("--from", required=True, dest="source", metavar="FORMAT", help="format of IN")
+    convert.add_argument("--to", required=True, metavar="FORMAT", help="format of OUT")
+    convert.add_argument(
+        "--split", default="train", metavar="NAME", help="split of a data set of the hub (default train)"
+    )
+    convert.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -302,4 +302,4 @@ def _items(data: Record) -> list[dict[str, object]]:
     return list(next(iter(named.values())))
 
 
-FORMAT = LabelFormat("label-studio", "Label Studio: tasks and annotations (JSON)", ALL, _read, _write)
+FORMAT = LabelFormat("label-studio", "Label Studio's tasks and annotations (JSON)", ALL, _read, _write)

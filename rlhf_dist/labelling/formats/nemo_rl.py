@@ -68,7 +68,7 @@ def _write(contents: Contents) -> Iterable[Row]:
 
 FORMAT = LabelFormat(
     "nemo-rl",
-    "NeMo-RL: context and completions with rank",
+    "NeMo-RL's context and completions with rank",
     frozenset({Part.JUDGEMENTS, Part.CHATS}),
     _read,
     _write,

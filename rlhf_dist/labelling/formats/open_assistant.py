@@ -211,7 +211,7 @@ def _consensus(prompt: Prompt, replies: Sequence[Record], answers: tuple[Answer,
 
 FORMAT = LabelFormat(
     "open-assistant",
-    "Open-Assistant: message trees with ranking events",
+    "Open-Assistant's message trees with ranking events",
     frozenset({Part.JUDGEMENTS, Part.UNJUDGED, Part.MODELS, Part.LABELLERS, Part.ORDERS, Part.WHOLE, Part.UNRANKABLE}),
     _read,
     _write,

@@ -88,7 +88,7 @@ CANDIDATES = LabelFormat(
 )
 COMPARISONS = LabelFormat(
     "comparisons",
-    "what a reward model is trained on: one row for each ranking",
+    "what a reward model is trained on, one row for each ranking",
     frozenset({Part.JUDGEMENTS, Part.CHATS, Part.ORDERS, Part.TIES, Part.WHOLE}),
     _read_comparisons,
     _write_comparisons,
