@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -92,13 +93,26 @@ class SampleStream:
 
     def sample(self, prompts: Prompts, options: SamplingOptions) -> Sequences:
         """One response to each prompt, in the prompts' order. No other requests may be open."""
-        self.add(prompts, options)
-        parts: list[Sequences] = []
-        while len(self):
-            finished = self.take()
-            assert finished is not None, "without a limit it waits for something"
-            parts.append(finished)
-        return in_order(parts, prompts.ids)
+        return next(self.sample_each([prompts], options))
+
+    def sample_each(self, batches: Sequence[Prompts], options: SamplingOptions) -> Iterator[Sequences]:
+        """One response to each prompt of several batches, in the prompts' order; no other requests may be open.
+
+        The engines have all batches at once, so that none waits for the last response of another. The batches come in
+        their order, each as soon as it is whole; there must be no empty one.
+        """
+        for batch in batches:
+            self.add(batch, options)
+        batch_of = {sample: at for at, batch in enumerate(batches) for sample in batch.ids.tolist()}
+        parts: list[list[Sequences]] = [[] for _ in batches]
+        for at, batch in enumerate(batches):
+            while sum(map(len, parts[at])) < len(batch):
+                finished = self.take()
+                assert finished is not None, "without a limit it waits for something"
+                owners = [batch_of[sample] for sample in finished.ids.tolist()]
+                for owner in set(owners):
+                    parts[owner].append(finished.select([row for row, other in enumerate(owners) if other == owner]))
+            yield in_order(Sequences.cat(parts[at]), batch.ids)
 
     def _opened(self, rank: int, ids: Tensor, now: float) -> None:
         engine = self._engines[rank]
@@ -151,8 +165,7 @@ class SampleStream:
         return RunError(f"{_SAMPLING}: no answer within {self._timeout_s:g} s ({what})", tails(list(late), logs))
 
 
-def in_order(parts: list[Sequences], ids: Tensor) -> Sequences:
-    """What came piece by piece, in the order of the samples ``ids`` ([B] int64), each of which is there once."""
-    together = Sequences.cat(parts)
-    place = {sample: at for at, sample in enumerate(together.ids.tolist())}
-    return together.select([place[sample] for sample in ids.tolist()])
+def in_order(sequences: Sequences, ids: Tensor) -> Sequences:
+    """The samples ``ids`` ([B] int64) of ``sequences``, where each is there once, in that order."""
+    place = {sample: at for at, sample in enumerate(sequences.ids.tolist())}
+    return sequences.select([place[sample] for sample in ids.tolist()])

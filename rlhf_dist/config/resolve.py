@@ -47,6 +47,14 @@ def shares_reference(config: PPOConfig) -> bool:
     return config.actor.lora.rank > 0 and config.reference.model.path == config.actor.model.path
 
 
+def rollout_correction(config: PPOConfig) -> str:
+    """What `ppo.rollout_correction` comes to: samples of older weights are corrected, unless it says otherwise."""
+    wanted = config.ppo.rollout_correction
+    if wanted != "auto":
+        return wanted
+    return "truncate" if config.rollout.staleness else "off"
+
+
 def uses_model(source: RewardSourceConfig) -> bool:
     """Whether a reward model scores, as opposed to a function or an endpoint."""
     return source.function is None and source.endpoint is None

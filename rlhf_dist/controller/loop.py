@@ -107,6 +107,7 @@ class Loop:
         for name, role in self._trainer.trained.items():
             context.run(role.load_checkpoint(path / name))
         self._trainer.load_state(state.pop("job"))
+        self._trainer.load_files(path)
         self._progress = Progress(**state)
         self._saved = (self._progress.step, self._progress.completed, start.checkpoint.path)
         start.lock.check()
@@ -227,6 +228,7 @@ class Loop:
                     f"the workers of {name} have written a checkpoint, but nothing of it is in {folder / name} here: "
                     "run.dir must be on a disk that all nodes share"
                 )
+        self._trainer.save_files(folder)
         self._count_time()
         write_json_atomic(folder / IDENTITY_FILE, self._context.identity.to_json())
         write_json_atomic(folder / STATE_FILE, asdict(self._progress) | {"job": self._trainer.state()})

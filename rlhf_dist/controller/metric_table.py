@@ -156,6 +156,16 @@ _KL_AND_RESPONSES = (
         "score",
     ),
     Metric(
+        "rollout/staleness_max",
+        "Staleness of the samples",
+        "versions, at the most",
+        "how many versions the weights that sampled were behind the actor's when the step began: the largest of the "
+        "batch, never above `rollout.staleness`",
+        (PPO,),
+        "score",
+        "`rollout.staleness` is not 0",
+    ),
+    Metric(
         "weights/version",
         "Version of the weights",
         "updates",
@@ -442,10 +452,24 @@ _TIMES = (
         "step",
     ),
     _phase("rollout", "the engines sample", (PPO,)),
+    Metric(
+        "time/overlap_s",
+        "Time sampled ahead",
+        "seconds",
+        "in which the engines sampled later batches while this one was scored and learned from",
+        (PPO,),
+        "step",
+        "`rollout.staleness` is not 0",
+    ),
     _phase("score", "PPO: actor, critic, reference and rewards score; DPO: the reference does", (DPO, PPO)),
     _phase("advantage", "rewards, advantages and returns, on the controller", (PPO,)),
     _phase("train", "all optimizer steps of the step", _ALL),
-    _phase("sync", "the new weights go to the engines", (PPO,), "the actor was trained in the step"),
+    _phase(
+        "sync",
+        "the new weights go to the engines",
+        (PPO,),
+        "the actor was trained in the step, and the engines are due to get its weights",
+    ),
     _phase("evaluate", "the evaluation of the step, its texts and the judge included", _ALL, _EVALUATED),
     _phase("evaluate/held-out", "the part of it that the workers do", _ALL, _EVALUATED),
 )

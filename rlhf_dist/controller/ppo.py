@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ from rlhf_dist.cluster.roles import Actor, AdapterOff, Critic, Reference, Reward
 from rlhf_dist.cluster.sample_stream import SampleStream
 from rlhf_dist.cluster.scheduler import Scheduler
 from rlhf_dist.cluster.weight_sync import WeightSync
+from rlhf_dist.config.resolve import rollout_correction
 from rlhf_dist.config.schema import KLConfig, PPOConfig
 from rlhf_dist.controller.parity import check_parity
 from rlhf_dist.controller.trace import Timer
@@ -96,7 +98,9 @@ def make_kl_controller(config: KLConfig) -> KLController:
 
 
 class PPO:
-    """The algorithm of InstructGPT's step 3 (arXiv 2203.02155, section 3.5), one :meth:`step` at a time.
+    """The algorithm of InstructGPT's step 3 (arXiv 2203.02155, section 3.5).
+
+    A step is: :meth:`generate`, :meth:`collect`, :meth:`learn`, :meth:`publish`.
 
     Args:
         config: the run's configuration.
@@ -120,59 +124,66 @@ class PPO:
         self.estimator, self.environment = estimator, environment
         self.kl = make_kl_controller(config.ppo.kl)
         self.moments = RunningMoments()
-        self.version = 0
+        self.version = 0  # of the actor's weights: how many steps have changed them
+        self._published: int | None = None  # the version that the engines have
         self._checked = False
 
-    def step(self, number: int, prompts: Prompts, pretrain: Demonstrations | None) -> StepResult:
-        """Samples a response to each prompt, learns from them, and brings the new weights to the engines.
+    def generate(self, prompts: Prompts) -> Sequences:
+        """One response a prompt, of one turn or, with an environment, of several."""
+        return next(self.generate_each([prompts]))
+
+    def generate_each(self, batches: Sequence[Prompts]) -> Iterator[Sequences]:
+        """One response to each prompt of several batches, which come in their order; with the engines' weights."""
+        rollout, environment = self.config.rollout, self.environment
+        most = rollout.max_response_tokens if environment is None else environment.turn_tokens
+        options = SamplingOptions(rollout.temperature, most, self.config.run.seed, rollout.top_p, rollout.top_k)
+        if environment is None:
+            return self.roles.rollout.sample_each(batches, options)
+        return (converse(prompts, self.roles.rollout, options, environment) for prompts in batches)
+
+    def collect(self, number: int, sequences: Sequences) -> Experience:
+        """Responses to experience: has all roles score them, and compares the engines' weights where that is due.
 
         Args:
-            number: the step's number, from 1; it seeds the shuffling and decides whether weights are checked.
-            prompts: one row per sample; the samples of a prompt are adjacent.
-            pretrain: text for PPO-ptx; None without.
+            number: the step's number, from 1.
+            sequences: one row per sample; the samples of a prompt are adjacent.
         """
-        return self.learn(number, self.collect(number, prompts), pretrain)
-
-    def collect(self, number: int, prompts: Prompts) -> Experience:
-        """Prompts to experience: samples a response to each, and has all roles score it. Changes no weights."""
-        with self.timer("rollout"):
-            sequences = self.generate(prompts)
         with self.timer("score"):
             experience = self.score(sequences)
-            if self._check_due(number):
+            if self._check_due(number) and bool((sequences.weight_version == self.version).all()):
                 check_parity(sequences, experience.logprobs, self.tolerance)
                 self._checked = True
         return experience
 
     def learn(self, number: int, experience: Experience, pretrain: Demonstrations | None) -> StepResult:
-        """Experience to new weights: trains actor and critic, and brings the actor's weights to the engines."""
+        """Experience to new weights: trains actor and critic. :meth:`publish` brings the weights to the engines.
+
+        Args:
+            number: the step's number, from 1; it seeds the shuffling.
+            experience: of the batch.
+            pretrain: text for PPO-ptx; None without.
+        """
+        lag = self.version - experience.sequences.weight_version
         with self.timer("advantage"):
             rewards, kl = self.rewards(experience)
             policy_batch, value_batch = self.advantages(experience, rewards)
         with self.timer("train"):
             actor, critic = self._train(number, policy_batch, value_batch, pretrain)
-        if actor.optimizer_steps:
-            with self.timer("sync"):
-                self.push(self.version + 1)
+        self.version += int(actor.optimizer_steps > 0)
         metrics = self._metrics(experience, rewards, kl, actor)
+        if self.config.rollout.staleness:
+            metrics["rollout/staleness_max"] = float(lag.max())
         if critic is not None and value_batch is not None:
             metrics |= _critic_metrics(critic, value_batch)
         self.kl.update(metrics["kl/sequence_mean"], len(experience))
         return StepResult(metrics, experience, kl)
 
-    def push(self, version: int) -> None:
-        """Brings the actor's weights to every engine, as ``version``."""
-        self.roles.weights.push(version)
-        self.version = version
-
-    def generate(self, prompts: Prompts) -> Sequences:
-        """One response a prompt, of one turn or, with an environment, of several."""
-        rollout, environment = self.config.rollout, self.environment
-        most = rollout.max_response_tokens if environment is None else environment.turn_tokens
-        options = SamplingOptions(rollout.temperature, most, self.config.run.seed, rollout.top_p, rollout.top_k)
-        if environment is None:
-            return self.roles.rollout.sample(prompts, options)
-        return converse(prompts, self.roles.rollout, options, environment)
+    def publish(self) -> None:
+        """Brings the actor's weights to every engine, if they are not there. Nothing may be being sampled."""
+        if self._published != self.version:
+            with self.timer("sync"):
+                self.roles.weights.push(self.version)
+            self._published = self.version
 
     def score(self, sequences: Sequences, with_values: bool = True) -> Experience:
         """Log-probabilities, values and scores of the sequences, from actor, reference, critic and rewards.
@@ -243,7 +254,7 @@ class PPO:
         if ppo.whiten_advantages:
             advantages = _whiten_sampled(advantages, mask)
         weights = mask * correction_weights(
-            experience.logprobs, sequences.rollout_logprobs, ppo.rollout_correction, ppo.rollout_cap
+            experience.logprobs, sequences.rollout_logprobs, rollout_correction(self.config), ppo.rollout_cap
         )
         policy = PolicyBatch(sequences, experience.logprobs, experience.ref_logprobs, advantages, weights)
         if experience.values is None or returns is None:

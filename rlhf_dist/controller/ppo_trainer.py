@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +14,7 @@ from rlhf_dist.algo.rewards import sequence_sums
 from rlhf_dist.algo.text import distinct_n
 from rlhf_dist.config.roles import ACTOR, CRITIC
 from rlhf_dist.config.schema import PPOConfig
+from rlhf_dist.controller.batches import SampledBatches
 from rlhf_dist.controller.parity import check_parity
 from rlhf_dist.controller.ppo import PPO, StepResult
 from rlhf_dist.controller.trainer import RunContext, Scores, Trainer
@@ -66,15 +69,34 @@ class PPOTrainer(Trainer):
         self.trained = {ACTOR: ppo.roles.actor} | ({} if ppo.roles.critic is None else {CRITIC: ppo.roles.critic})
         self.result, self.tokenizer_path = ppo.roles.actor, data.tokenizer_path
         self._sampler = EpochSampler(len(data.train), config.ppo.prompts_per_step, config.run.seed)
+        self._batches = SampledBatches(
+            self._prompts, ppo.generate_each, config.rollout.staleness, total=config.ppo.steps
+        )
+        self._begun = False
 
     def prepare(self) -> None:
         """Brings the first weights to the engines."""
-        self.ppo.push(self.ppo.version)
+        self.ppo.publish()
 
     def step(self, number: int) -> dict[str, float]:
         """One PPO step; samples where they are due."""
+        timer = self.context.timer
+        if not self._begun:  # after the evaluation before the first step, which has the engines for itself
+            self._batches.go_on(number - 1)
+            self._begun = True
+        with timer("rollout"):
+            sequences = self._batches.take(number)
+        started = time.monotonic()
+        experience = self.ppo.collect(number, sequences)
         pretrain = self.data.pretrain.batch(number - 1) if self.data.pretrain is not None else None
-        result = self.ppo.step(number, self._prompts(number), pretrain)
+        result = self.ppo.learn(number, experience, pretrain)
+        if self.config.rollout.staleness:
+            result.metrics["time/overlap_s"] = self._batches.busy_since(started)
+        if self._batches.are_due(number):
+            with timer("rollout"):
+                self._batches.finish()
+            self.ppo.publish()
+            self._batches.go_on(number)
         every = self.config.run.samples_every
         if every and (number == 1 or number % every == 0):
             self._write_samples(number, result)
@@ -94,6 +116,14 @@ class PPOTrainer(Trainer):
         """Restores what :meth:`state` returned."""
         self.ppo.load_state(state["ppo"])
 
+    def save_files(self, folder: Path) -> None:
+        """The batches that were sampled ahead."""
+        self._batches.save(folder)
+
+    def load_files(self, folder: Path) -> None:
+        """Restores what :meth:`save_files` wrote."""
+        self._batches.load(folder)
+
     def _prompts(self, number: int) -> Prompts:
         copies = self.config.rollout.samples_per_prompt
         rows = self._sampler.indices(number - 1).repeat_interleave(copies)
@@ -102,6 +132,8 @@ class PPOTrainer(Trainer):
     def evaluate(self, number: int) -> dict[str, float | None]:
         """Samples the held-out prompts, always with the same random numbers, and scores the samples."""
         with self.context.timer("held-out"):
+            self._batches.finish()
+            self.ppo.publish()
             rows = torch.arange(len(self.data.held_out))
             sequences = self.ppo.generate(self.data.held_out.select(rows, first_id=EVALUATION_IDS))
             experience = self.ppo.score(sequences, with_values=False)

@@ -156,3 +156,9 @@ class Trainer(ABC):
 
     def load_state(self, state: dict[str, object]) -> None:  # noqa: B027 - most jobs keep nothing
         """Restores what :meth:`state` returned."""
+
+    def save_files(self, folder: Path) -> None:  # noqa: B027 - most jobs keep nothing
+        """Writes into a checkpoint's ``folder`` what is no JSON."""
+
+    def load_files(self, folder: Path) -> None:  # noqa: B027 - most jobs keep nothing
+        """Restores what :meth:`save_files` wrote."""

@@ -171,7 +171,8 @@ def _critic(rows: Rows, _: Row | None) -> WarningSign | None:
 
 
 def _gap(rows: Rows, _: Row | None) -> WarningSign | None:
-    points = _averaged(rows, "rollout/logprob_gap")
+    # Older weights that sampled are another matter: what they leave between the two is no mistake.
+    points = _averaged([row for row in rows if not row.get("rollout/staleness_max")], "rollout/logprob_gap")
     beyond = _stays(points, lambda value: value > LOGPROB_GAP)
     if beyond is None:
         return None

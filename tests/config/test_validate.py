@@ -275,3 +275,10 @@ def test_a_broken_file_of_a_model_is_named(here: Path) -> None:
     tokenizer(here / "a", "abc")
     (here / "w" / "tokenizer.json").write_text("{}")
     assert refusal(PPOConfig, check_paths=True).startswith("w/tokenizer.json: not a tokenizer")
+
+
+def test_engines_that_share_devices_cannot_sample_ahead() -> None:
+    said = refusal(PPOConfig, "rollout.staleness=1", "run.device=cuda", "placement=colocated")
+    assert said.startswith("rollout.staleness=1: the engines share devices with actor, ")
+    check(PPOConfig, "rollout.staleness=1", "run.device=cuda", "placement=separate")
+    check(PPOConfig, "rollout.staleness=1", "placement=colocated")  # on a CPU all share all cores

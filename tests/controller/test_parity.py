@@ -34,9 +34,9 @@ def ppo(verify_every: int, engines: torch.Tensor = ENGINES) -> PPO:
     config = PPOConfig()
     config.weights.verify_every = verify_every
     two = torch.ones(2, dtype=torch.int64)
-    sampled = Sequences(torch.arange(4), two, two, engines, two.bool(), two.bool(), two, two, two)
+    sampled = Sequences(torch.arange(4), two, two, engines, two.bool(), two.bool(), two * 0, two, two)
     roles: Any = SimpleNamespace(
-        rollout=SimpleNamespace(sample=lambda *_: sampled),
+        rollout=SimpleNamespace(sample_each=lambda *_: iter([sampled])),
         actor=SimpleNamespace(logprobs=lambda _: ACTOR),
         reference=SimpleNamespace(logprobs=lambda _: ACTOR),
         critic=None,
@@ -52,7 +52,8 @@ def ppo(verify_every: int, engines: torch.Tensor = ENGINES) -> PPO:
 
 def step(made: PPO, number: int) -> None:
     two = torch.ones(2, dtype=torch.int64)
-    made.step(number, Prompts(torch.arange(2), two, two, two), None)
+    sampled = made.generate(Prompts(torch.arange(2), two, two, two))
+    made.learn(number, made.collect(number, sampled), None)
 
 
 @pytest.mark.parametrize("number", [1, 7])
@@ -66,7 +67,7 @@ def test_afterwards_it_is_checked_every_so_many_steps() -> None:
     made = ppo(10, engines=ACTOR)
     with pytest.raises(Compared):
         step(made, 7)
-    made.roles.rollout.sample = ppo(10).roles.rollout.sample  # type: ignore[method-assign]
+    made.roles.rollout.sample_each = ppo(10).roles.rollout.sample_each  # type: ignore[method-assign]
     with pytest.raises(Compared):
         step(made, 8)
     with pytest.raises(RunError, match="do not hold the actor's weights"):

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -151,3 +152,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     yield place
     for process in place.started:
         process.kill()  # what a failed test left running; Ray's daemons end with their driver
+
+
+def wait_for_step(place: Workspace, name: str, process: subprocess.Popen[str], lines: int) -> None:
+    """Waits until a run has written so many lines of metrics."""
+    metrics = place.root / "runs" / name / "metrics.jsonl"
+    deadline = time.monotonic() + 300
+    while not (metrics.exists() and metrics.read_text().count("\n") >= lines):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "no step within 300 s"
+        time.sleep(0.2)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.pipeline.conftest import ROOT, Outcome, Workspace, learned_without_a_critic
+from tests.pipeline.conftest import ROOT, Outcome, Workspace, learned_without_a_critic, wait_for_step
 from tests.pipeline.plants import planted
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -62,6 +62,37 @@ def test_two_runs_of_the_same_seed_are_equal_to_the_bit(place: Workspace, ptx: O
     for folder in ("model", "model_ema"):
         ours, theirs = (run / folder / "model.safetensors" for run in (again.run, ptx.run))
         assert ours.read_bytes() == theirs.read_bytes()
+
+
+AHEAD = ["rollout.staleness=1", "rollout.num_engines=2", "ppo.steps=5", "run.save_every=1"]
+
+
+@pytest.fixture(scope="module")
+def ahead(place: Workspace) -> Outcome:
+    """PPO whose engines sample each batch while the actor learns from the one before."""
+    return place.run("ppo", "ahead", *AHEAD)
+
+
+def test_batches_are_sampled_ahead_by_weights_one_step_older_and_no_more(ahead: Outcome) -> None:
+    assert [line["rollout/staleness_max"] for line in ahead.metrics] == [0, 1, 1, 1, 1]
+    assert [line["weights/version"] for line in ahead.metrics] == [1, 2, 3, 4, 5]
+    assert sum(line["time/overlap_s"] for line in ahead.metrics) > 0
+    # The first batch's weights are the actor's; those of the others are older, and the ratios are corrected for it.
+    assert ahead.metrics[0]["rollout/logprob_gap"] < 1e-4 < ahead.metrics[2]["rollout/logprob_gap"]
+
+
+def test_a_run_that_samples_ahead_is_repeated_to_the_bit_also_where_it_was_killed(
+    place: Workspace, ahead: Outcome
+) -> None:
+    """The batch that was sampled and not learned from is in the checkpoint."""
+    process = place.start("ppo", "ahead-again", *AHEAD)
+    wait_for_step(place, "ahead-again", process, 2)
+    process.kill()
+    process.wait()
+    again = place.run("ppo", "ahead-again", *AHEAD, "run.overwrite=false", "run.resume=auto")
+    assert without_times(again) == without_times(ahead)
+    ours, theirs = (run / "model" / "model.safetensors" for run in (again.run, ahead.run))
+    assert ours.read_bytes() == theirs.read_bytes()
 
 
 def test_a_small_run_gives_the_numbers_it_always_gave(ptx: Outcome) -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import time
 from ipaddress import ip_address
 from pathlib import Path
@@ -20,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from rlhf_dist.__main__ import main
 from rlhf_dist.controller.checkpoints import Checkpoints
-from tests.pipeline.conftest import Outcome, Workspace, learned_without_a_critic
+from tests.pipeline.conftest import Outcome, Workspace, learned_without_a_critic, wait_for_step
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -186,15 +185,6 @@ def test_reinforce_pp_needs_no_critic(few: Outcome) -> None:
     learned_without_a_critic(few)
 
 
-def _wait_for_step(place: Workspace, name: str, process: subprocess.Popen[str], lines: int) -> None:
-    metrics = place.root / "runs" / name / "metrics.jsonl"
-    deadline = time.monotonic() + 300
-    while not (metrics.exists() and metrics.read_text().count("\n") >= lines):
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, "no step within 300 s"
-        time.sleep(0.2)
-
-
 TWELVE_STEPS = ["rollout.backend=hf", "ppo.steps=12", "actor.zero_stage=2", "run.samples_every=1"]
 
 
@@ -208,7 +198,7 @@ def whole(place: Workspace) -> list[dict[str, float]]:
 def stopped(place: Workspace) -> Outcome:
     """A run of twelve steps that got a SIGTERM after the second."""
     process = place.start("ppo", "halves", *TWELVE_STEPS)
-    _wait_for_step(place, "halves", process, 2)
+    wait_for_step(place, "halves", process, 2)
     process.send_signal(signal.SIGTERM)
     outcome = place.finish(process, "halves", expect=130)
     assert len(outcome.metrics) < 12
@@ -227,7 +217,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_been(
     name = stopped.run.name
     settings = [*TWELVE_STEPS, "run.overwrite=false", "run.resume=auto", "run.save_every=1"]
     process = place.start("ppo", name, *settings)
-    _wait_for_step(place, name, process, 6)
+    wait_for_step(place, name, process, 6)
     process.kill()
     process.wait()
     outcome = place.run("ppo", name, *settings)
@@ -239,7 +229,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_been(
 
 def test_a_worker_that_dies_is_named_first(place: Workspace) -> None:
     process = place.start("ppo", "killed", "rollout.backend=hf", "ppo.steps=500", "actor.num_workers=2")
-    _wait_for_step(place, "killed", process, 1)
+    wait_for_step(place, "killed", process, 1)
     _only_this_machine_can_reach(place.root / "runs/killed/logs")
     refused = place.run("ppo", "killed", expect=2)  # with run.overwrite=true, while the run is alive
     assert f"runs/killed belongs to a run that is still active (process {process.pid} on " in refused.output

@@ -29,6 +29,12 @@ class RolloutConfig(WorkerConfig):
     max_response_tokens: int = key(256, "length at which a response is cut off", least=1)
     max_prompt_tokens: int = key(256, "longest prompt; a longer one is an error", least=1)
     samples_per_prompt: int = key(1, "responses sampled per prompt", least=1)
+    staleness: int = key(
+        0,
+        "sample ahead, while the actor trains: batches by weights that lack up to so many steps; 0: each batch by the "
+        "newest weights",
+        least=0,
+    )
     environment: Optional[str] = key(
         None, "function that replies to each turn of a response (docs/algorithms.md)", form=FUNCTION
     )
