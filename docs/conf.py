@@ -7,7 +7,6 @@ pages. A link to any other file of the repository leads to its source: ``linked_
 
 from __future__ import annotations
 
-import logging as python_logging
 import os
 import re
 from pathlib import Path
@@ -32,10 +31,6 @@ exclude_patterns += ["docs/_build"]
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 highlight_language = "none"  # of blocks that name none
 myst_heading_anchors = 4  # GitHub's own anchors, so that page.md#a-heading works in both places
-# docs/index.md names some pages by a pattern before they are there.
-python_logging.getLogger("sphinx.sphinx.directives.other").addFilter(
-    lambda record: getattr(record, "subtype", "") != "empty_glob"
-)
 
 # The reference of the code, in docs/api: docstrings of Google's form, with `names` in single backticks as code.
 autodoc_default_options = {"members": True}
@@ -60,6 +55,18 @@ templates_path = ["_templates"]
 html_copy_source = False
 html_show_sphinx = False
 html_show_copyright = False
+
+
+def lists_to_toctrees(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Makes the lists of pages, which stand below headings of an index.md, the site's tables of contents."""
+    if docname.endswith("index"):
+        source[0] = re.sub(r"^##+ (.+)\n\n((?:- \[.+\]\(.+\.md\)\n)+)", toctree, source[0], flags=re.MULTILINE)
+
+
+def toctree(pages: re.Match[str]) -> str:
+    """A heading with its list of links as Sphinx' directive."""
+    entries = re.sub(r"- \[(.+)\]\((.+)\.md\)", r"\1 <\2>", pages[2])
+    return f"```{{toctree}}\n:caption: {pages[1]}\n:maxdepth: 1\n\n{entries}```\n"
 
 
 def linked_to_source(app: Sphinx, doctree: nodes.document) -> None:
@@ -141,6 +148,7 @@ def unknown_type(app: Sphinx, domain: Any, node: addnodes.pending_xref) -> bool 
 def setup(app: Sphinx) -> None:
     """What Sphinx calls first."""
     app.add_config_value("source_url", "", "env", str)
+    app.connect("source-read", lists_to_toctrees)
     app.connect("autodoc-process-signature", plain_signature)
     app.connect("object-description-transform", without_long_values)
     app.connect("autodoc-skip-member", without_fields_of_tuples)
