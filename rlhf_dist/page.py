@@ -41,8 +41,12 @@ def named(value: object) -> str:
 
 def text_cell(value: object, tag: str = "td", before: str = "") -> str:
     """A cell of a table that holds text from data, of a width that suits it, after ``before``, which is HTML."""
-    wide = " long" if len(str(value)) > _LONG_TEXT else ""
-    return f'<{tag} class="words{wide}">{before}{named(value)}</{tag}>'
+    return f'<{tag} class="words{long_class(value)}">{before}{named(value)}</{tag}>'
+
+
+def long_class(value: object) -> str:
+    """What the classes of a cell end with if its text is too long for the width of a word."""
+    return " long" if len(str(value)) > _LONG_TEXT else ""
 
 
 def scrolled(name: str, inside: str) -> str:

@@ -53,7 +53,7 @@ class Consensus:
     Attributes:
         rows: as docs/data.md has comparisons, with the rule that made each, and from whose judgements.
         sources: whose judgements were used.
-        contradicted: rows in which two labellers order a pair contrarily.
+        contradicted: rows in which two labellers order a pair in opposite ways.
         left_out: why prompts have no row, and how many.
     """
 
@@ -190,7 +190,7 @@ def _rule(preferences: Sequence[Preference], labellers: int, answers: int) -> st
 
 
 def _contradicted(preferences: Iterable[Preference]) -> int:
-    """How many pairs labellers order contrarily."""
+    """How many pairs labellers order in opposite ways."""
     signs: dict[object, set[int]] = defaultdict(set)
     for one in preferences:
         signs[one.pair].add(one.oriented)

@@ -14,7 +14,7 @@ Signs = Mapping[str, Mapping[Pair, int]]
 
 @dataclass(frozen=True)
 class PairCounts:
-    """Pairs that both order alike, that they order contrarily, and that only one of them, or both, tie."""
+    """Pairs that both order alike, that they order in opposite ways, and that only one of them, or both, tie."""
 
     alike: int = 0
     contrary: int = 0

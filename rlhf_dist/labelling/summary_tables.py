@@ -240,7 +240,7 @@ def consensus_notes(consensus: Consensus, path: str) -> list[str]:
     count = len(consensus.rows)
     notes = [
         f"{path}: {count:,} ranking{'' if count == 1 else 's'} from judgements of {used}; in "
-        f"{consensus.contradicted:,} of them labellers order a pair contrarily.",
+        f"{consensus.contradicted:,} of them labellers contradict each other.",
         f"Rule: {RULE}",
     ]
     left = "; ".join(f"{why}: {number:,}" for why, number in sorted(consensus.left_out.items()))

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from rlhf_dist.errors import one_line
 from rlhf_dist.labelling.estimates import Estimate
-from rlhf_dist.page import escaped, scrolled, text_cell
+from rlhf_dist.page import escaped, long_class, named, scrolled, text_cell
 
 Cell = str | int | float | Estimate | None
 Form = Literal["text", "count", "share", "number", "points", "seconds"]
@@ -121,7 +121,10 @@ def html_tables(tables: Iterable[Table]) -> str:
 
 
 def _html_table(table: Table) -> str:
-    heads = "".join(f'<th class="{_side(column)}">{escaped(one_line(column.title))}</th>' for column in table.columns)
+    heads = "".join(
+        f'<th class="{_side(column)}{long_class(column.title)}">{named(one_line(column.title))}</th>'
+        for column in table.columns
+    )
     scales = [_scale(column, [row[place] for row in table.rows]) for place, column in enumerate(table.columns)]
     lines = "".join(
         "<tr>" + "".join(_html_cell(*cell) for cell in zip(row, table.columns, scales, strict=True)) + "</tr>\n"
