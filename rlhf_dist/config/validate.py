@@ -19,7 +19,7 @@ from rlhf_dist.config.model_files import check_context, check_same_tokens
 from rlhf_dist.config.parsing import port_range, shared_groups
 from rlhf_dist.config.paths import check_data_path, check_model_path
 from rlhf_dist.config.resolve import MAIN_REWARD, is_given, reward_sources, uses_model
-from rlhf_dist.config.roles import ACTOR, ROLLOUT, JobConfig, declared_roles, job_roles, reward_section
+from rlhf_dist.config.roles import ACTOR, CRITIC, ROLLOUT, JobConfig, declared_roles, job_roles, reward_section
 from rlhf_dist.config.schema import (
     ComparisonDataConfig,
     DemonstrationDataConfig,
@@ -333,9 +333,13 @@ def _check_placement(config: PPOConfig) -> None:
 
 def _check_models(config: JobConfig, limits: dict[str, int]) -> None:
     """All roles' models are there, take sequences as long as the ``limits`` together, and read the same tokens."""
-    paths = {role.model_key: role.model.path for role in job_roles(config)}
+    roles = job_roles(config)
+    # The critic last: it starts from the reward model where no model of its own is named, and a path that is wrong is
+    # said by the key that was written.
+    for role in sorted(roles, key=lambda role: role.name == CRITIC):
+        check_model_path(role.model.path, role.model_key)
+    paths = {role.model_key: role.model.path for role in roles}
     for key, path in paths.items():
-        check_model_path(path, key)
         check_context(path, key, limits)
     first, *others = paths.items()
     for key, path in others:

@@ -219,6 +219,11 @@ def test_a_missing_model_directory_names_a_near_one(here: Path) -> None:
     assert said == ("actor.model.path: there is no model directory runs/demo-stf/model (did you mean runs/demo-sft?)")
 
 
+def test_a_missing_reward_model_is_named_by_its_own_key_not_by_the_critics_that_starts_from_it(here: Path) -> None:
+    said = refusal(PPOConfig, "critic.model.path=null", "reward.model.path=runs/x/model", check_paths=True)
+    assert said.startswith("reward.model.path: there is no model directory runs/x/model")
+
+
 def test_a_missing_path_in_a_folder_that_is_here_is_no_hub_name(here: Path) -> None:
     (here / "demo").mkdir()
     assert "there is no model directory demo/base" in refusal(SFTConfig, "actor.model.path=demo/base", check_paths=True)
