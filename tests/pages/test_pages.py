@@ -12,12 +12,6 @@ from tests.browser import ATTACK, ATTACK_NAME, LOOKS, Watch, needs_chromium, syn
 from tests.pages.made import make_pages
 
 pytestmark = [pytest.mark.slow, needs_chromium]
-# What colours and widths cannot change is looked for once, in light.
-RULES: dict[str, list[str] | None] = {
-    "light": None,
-    "dark": ["color-contrast"],
-    "phone": ["scrollable-region-focusable", "target-size"],
-}
 ELEMENTS = (
     "img, iframe, base, link, object, embed, form, input, [http-equiv=refresh], [onerror], [onload], [onmouseover]"
 )
@@ -49,7 +43,7 @@ def test_no_page_has_an_accessibility_violation_or_is_wider_than_its_window(
         if (look, name.endswith("extreme")) in (("dark", True), ("light", False)):
             continue  # of each kind of page one is enough, but for its width
         opened(page, path)
-        found += violations(page, name, RULES[look]) + too_wide(page, name)
+        found += violations(page, name, look) + too_wide(page, name)
     page.context.close()
     assert not found
 
