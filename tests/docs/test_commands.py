@@ -66,6 +66,7 @@ def test_commands_and_examples_of_a_page_do_what_the_page_says(page: str, scratc
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("page", LONG_PAGES)
 def test_a_page_whose_commands_start_workers_does_what_it_says(page: str, scratch: Path) -> None:
     none_of(problems(BLOCKS[page], long=True))
