@@ -43,6 +43,8 @@ class Device:
         interface_variables: environment variables that name the network interface of the collectives.
         waiting_variable: environment variable that lets a collective's `wait()` wait, and raise at its deadline.
         fused_adamw: whether torch's AdamW has a kernel of its own there, one for all weights.
+        in_place_gradients: whether large gradients are added up in place (`rlhf_dist.models.in_place`), which saves
+            passes over memory: a CPU has little to spare of its bandwidth. Elsewhere it is not always repeatable.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Device:
     vllm_sleeps_in_parts: bool
     interface_variables: tuple[str, ...]
     fused_adamw: bool
+    in_place_gradients: bool = False
     waiting_variable: str | None = None
 
     @property
@@ -281,7 +284,8 @@ CPU = Device(
     vllm_sleeps=False,
     vllm_sleeps_in_parts=False,
     interface_variables=(GLOO_INTERFACE,),
-    fused_adamw=False,
+    fused_adamw=True,
+    in_place_gradients=True,
 )
 
 DEVICES = {device.name: device for device in (CUDA, NPU, CPU)}

@@ -142,12 +142,12 @@ class TrainBase(ForwardBase, ABC):
         for part, micros in zip(parts, planned, strict=True):
             sums: list[Tensor] = []
             for rows in micros:
-                loss, micro_sums = part.loss_sums(BORROWED if rows is None else rows)
                 # Gradients are averaged over the workers, so each one's part is scaled up by their number. A worker
                 # without rows runs a borrowed row at weight 0, to take part in the collectives.
                 weight = 0.0 if rows is None else self.world * part.scale
+                loss, micro_sums = part.loss_sums(BORROWED if rows is None else rows, weight)
                 left -= 1
-                self._backward(loss * weight, last=left == 0)
+                self._backward(loss, last=left == 0)
                 sums.append(micro_sums.detach() * (rows is not None))
             assert sums, "a minibatch has at least one row"
             reported.append(self._over_workers(torch.stack(sums).cpu().double().sum(0)))

@@ -12,6 +12,7 @@ from rlhf_dist.config.schema import ModelRoleConfig, TrainedRoleConfig
 from rlhf_dist.device import Device
 from rlhf_dist.engine.base import ForwardBase, TrainBase, make_adamw
 from rlhf_dist.engine.shards import Shard, learning
+from rlhf_dist.models.in_place import add_gradients_in_place
 from rlhf_dist.models.language import PolicyModel, ScalarModel
 
 
@@ -51,6 +52,8 @@ class TorchTrainEngine(TrainBase):
         for parameter in model.parameters():  # an adapter comes in float32 whatever the model's dtype
             parameter.data = parameter.data.to(dtype)
         self.forward_module = model.to(self.torch_device)
+        if device.in_place_gradients:
+            add_gradients_in_place(model.pretrained)
         self._masters = {name: _master(parameter) for name, parameter in learning(model.pretrained)}
         self.adamw = make_adamw(list(self._masters.values()), role.optim, device)
         self._start_average()

@@ -18,6 +18,7 @@ from rlhf_dist.engine.choose import make_forward_engine, make_train_engine
 from rlhf_dist.engine.protocol import ForwardEngine, Part
 from rlhf_dist.engine.role_engine import RoleEngine, TrainedRoleEngine
 from rlhf_dist.engine.stats import ActorStats, LanguageStats, PreferenceStats
+from rlhf_dist.models.heads import TokenLosses
 from rlhf_dist.models.language import PolicyModel, load_policy
 from rlhf_dist.models.lora import without_adapter
 from rlhf_dist.types import Comparisons, Demonstrations, PolicyBatch, PreferenceBatch, Sequences
@@ -26,11 +27,25 @@ from rlhf_dist.weights.source import WeightSource
 from rlhf_dist.weights.transport import Endpoint, ParamInfo, TransferGroup
 
 
-def _forward(runner: ForwardEngine, batch: Sequences | Demonstrations, temperature: float) -> tuple[Tensor, Tensor]:
-    """Log-probabilities ``[R]`` and entropies ``[R]`` of a micro-batch's response tokens, float32, nats."""
+def _forward(runner: ForwardEngine, batch: Sequences | Demonstrations, temperature: float) -> Tensor:
+    """Log-probabilities ``[R]`` of a micro-batch's response tokens, float32, nats."""
     laid = runner.lay_out(batch.tokens, batch.lengths)
-    logprobs, entropies = runner.forward_module(laid, batch.tokens, batch.response_lengths, temperature)
-    return logprobs, entropies
+    logprobs: Tensor = runner.forward_module(laid, batch.tokens, batch.response_lengths, temperature)
+    return logprobs
+
+
+def _forward_losses(
+    runner: ForwardEngine,
+    batch: Sequences | Demonstrations,
+    temperature: float,
+    losses: TokenLosses,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The sum of the losses of a micro-batch's response tokens, and, without gradient, their log-probabilities ``[R]``
+    and entropies ``[R]``, float32, nats."""
+    laid = runner.lay_out(batch.tokens, batch.lengths)
+    arguments = (laid, batch.tokens, batch.response_lengths, temperature, losses)
+    loss, logprobs, entropies = runner.forward_module(*arguments)
+    return loss, logprobs, entropies
 
 
 def _logprobs(runner: ForwardEngine, sequences: Sequences, temperature: float) -> Tensor:
@@ -38,7 +53,7 @@ def _logprobs(runner: ForwardEngine, sequences: Sequences, temperature: float) -
         sequences,
         sequences.lengths,
         sequences.response_lengths,
-        lambda micro: _forward(runner, micro, temperature)[0],
+        lambda micro: _forward(runner, micro, temperature),
     )
 
 
@@ -48,7 +63,7 @@ def _answer_logprobs(runner: ForwardEngine, batch: Comparisons) -> Tensor:
 
     def forward(tokens: Tensor, rows: Tensor) -> Tensor:
         laid = runner.lay_out(tokens, lengths[rows])
-        logprobs, _ = runner.forward_module(laid, tokens, responses[rows], 1.0)
+        logprobs: Tensor = runner.forward_module(laid, tokens, responses[rows], 1.0)
         of_row = torch.repeat_interleave(torch.arange(rows.numel()), responses[rows]).to(logprobs.device)
         return torch.zeros(rows.numel(), device=logprobs.device).index_add(0, of_row, logprobs)
 
@@ -155,22 +170,15 @@ class ActorEngine(TrainedRoleEngine):
         weighted = replace(mini, weights=weights)
         return Part.of(weighted, mini.sequences.lengths, partial(self._policy_sums, objective), scale=1.0)
 
-    def _policy_sums(self, objective: PolicyObjective, micro: PolicyBatch) -> tuple[Tensor, Tensor]:
-        """The weighted loss of a micro-batch, and sums over its tokens that count: [loss, tokens, clipped, KL to the
-        sampling policy, entropy, KL in the loss]."""
-        logprobs, entropy = _forward(self.runner, micro.sequences, self.temperature)
-        batch = micro.to(logprobs.device)
-        losses, clipped = ppo_policy_loss(
-            logprobs, batch.logprobs, batch.advantages, objective.clip_low, objective.clip_high
-        )
-        loss = (losses * batch.weights).sum()
-        reference_kl = torch.zeros_like(logprobs)
-        if objective.kl_coef:
-            reference_kl = ESTIMATORS[objective.kl_estimator](logprobs, batch.ref_logprobs)
-            loss = loss + objective.kl_coef * (reference_kl * batch.weights).sum()
-        counts = batch.weights > 0
-        seen = torch.stack([counts, clipped, k3(batch.logprobs, logprobs.detach()), entropy, reference_kl.detach()])
-        return loss, torch.cat([loss.detach()[None], seen.float()[:, counts].sum(1)])
+    def _policy_sums(self, objective: PolicyObjective, micro: PolicyBatch, scale: float) -> tuple[Tensor, Tensor]:
+        """The weighted loss of a micro-batch, scaled, and sums over its tokens that count: see :func:`_figures`."""
+        batch = micro.to(self.runner.device.torch_device())
+
+        def losses(logprobs: Tensor, rows: slice) -> Tensor:
+            return _token_losses(objective, batch, logprobs, rows) * scale
+
+        loss, logprobs, entropy = _forward_losses(self.runner, micro.sequences, self.temperature, losses)
+        return loss, _figures(objective, batch, logprobs, entropy)
 
     def fit(self, batch: Demonstrations, pretrain: Demonstrations | None) -> LanguageStats:
         """One optimizer step of SFT: cross-entropy averaged over all response tokens, pretraining text's included."""
@@ -182,9 +190,9 @@ class ActorEngine(TrainedRoleEngine):
     def _language_part(self, text: Demonstrations, coef: float) -> Part:
         return Part.of(text, text.lengths, self._language_sums, coef / int(text.response_lengths.sum()))
 
-    def _language_sums(self, micro: Demonstrations) -> tuple[Tensor, Tensor]:
-        loss = -_forward(self.runner, micro, 1.0)[0].sum()
-        return loss, loss.detach()[None]
+    def _language_sums(self, micro: Demonstrations, scale: float) -> tuple[Tensor, Tensor]:
+        loss, logprobs, _ = _forward_losses(self.runner, micro, 1.0, lambda logprobs, _: logprobs * -scale)
+        return loss, -logprobs.sum()[None]
 
     def answer_logprobs(self, batch: Comparisons) -> Tensor:
         """This worker's rows' log-probabilities of whole answers, flat, float32, nats."""
@@ -199,8 +207,10 @@ class ActorEngine(TrainedRoleEngine):
         pairs = max(pairs, 1.0)
         return PreferenceStats(loss / len(batch), right / pairs, margin / pairs, norm, lr, int(lengths.sum()))
 
-    def _preference_sums(self, beta: float, label_smoothing: float, micro: PreferenceBatch) -> tuple[Tensor, Tensor]:
-        """The loss of a micro-batch, and sums over it: [loss, pairs ranked right, margins, pairs]."""
+    def _preference_sums(
+        self, beta: float, label_smoothing: float, micro: PreferenceBatch, scale: float
+    ) -> tuple[Tensor, Tensor]:
+        """The loss of a micro-batch, scaled, and sums over it: [loss, pairs ranked right, margins, pairs]."""
         answers = micro.comparisons
         logprobs = _answer_logprobs(self.runner, answers)
         reference = micro.ref_logprobs.to(logprobs.device)
@@ -208,12 +218,12 @@ class ActorEngine(TrainedRoleEngine):
         pairs = torch.tensor(float(margins.numel()), device=margins.device)
         margins = margins.detach()
         sums = torch.stack([losses.detach().sum(), ranked_right(margins).sum(), margins.sum(), pairs])
-        return losses.sum(), sums
+        return losses.sum() * scale, sums
 
     def token_losses(self, batch: Demonstrations) -> Tensor:
         """This worker's rows' cross-entropy of each response token, flat, float32, nats."""
         return self.runner.map(
-            batch, batch.lengths, batch.response_lengths, lambda micro: -_forward(self.runner, micro, 1.0)[0]
+            batch, batch.lengths, batch.response_lengths, lambda micro: -_forward(self.runner, micro, 1.0)
         )
 
     def open_weights(self, host: str, plan: TransferPlan) -> tuple[Endpoint, list[ParamInfo]] | None:
@@ -244,6 +254,30 @@ class ActorEngine(TrainedRoleEngine):
         else:
             for _ in self._source:
                 pass
+
+
+def _token_losses(objective: PolicyObjective, batch: PolicyBatch, logprobs: Tensor, rows: slice) -> Tensor:
+    """The weighted losses ``[n]`` of a slice of the batch's response tokens, by their log-probabilities ``[n]``."""
+    losses, _ = ppo_policy_loss(
+        logprobs, batch.logprobs[rows], batch.advantages[rows], objective.clip_low, objective.clip_high
+    )
+    if objective.kl_coef:
+        kl = ESTIMATORS[objective.kl_estimator](logprobs, batch.ref_logprobs[rows])
+        losses = losses + objective.kl_coef * kl
+    return losses * batch.weights[rows]
+
+
+def _figures(objective: PolicyObjective, batch: PolicyBatch, logprobs: Tensor, entropy: Tensor) -> Tensor:
+    """The sum of a micro-batch's weighted losses, and sums over its tokens that count: [loss, tokens, clipped, KL to
+    the sampling policy, entropy, KL in the loss]."""
+    _, clipped = ppo_policy_loss(logprobs, batch.logprobs, batch.advantages, objective.clip_low, objective.clip_high)
+    loss = _token_losses(objective, batch, logprobs, slice(None)).sum()
+    reference_kl = torch.zeros_like(logprobs)
+    if objective.kl_coef:
+        reference_kl = ESTIMATORS[objective.kl_estimator](logprobs, batch.ref_logprobs)
+    counts = batch.weights > 0
+    seen = torch.stack([counts, clipped, k3(batch.logprobs, logprobs), entropy, reference_kl])
+    return torch.cat([loss[None], seen.float()[:, counts].sum(1)])
 
 
 def _deal(text: Demonstrations, steps: int) -> list[Demonstrations | None]:

@@ -32,21 +32,21 @@ class Part:
 
     Attributes:
         lengths: ``[B]`` int64, tokens of each row of the whole minibatch, the same on every worker; at least one row.
-        loss_sums: the rows of a micro-batch ``[n]`` int64 to its summed loss (a scalar with gradient) and the sums
-            to report (``[S]`` float).
+        loss_sums: the rows of a micro-batch ``[n]`` int64, and a factor, to its summed loss times the factor (a scalar
+            with gradient) and the sums to report (``[S]`` float), which know nothing of the factor.
         scale: of the sum of the loss over all rows: 1 over the minibatch's tokens or rows, times a coefficient.
     """
 
     lengths: Tensor
-    loss_sums: Callable[[Tensor], tuple[Tensor, Tensor]]
+    loss_sums: Callable[[Tensor, float], tuple[Tensor, Tensor]]
     scale: float
 
     @classmethod
     def of(
-        cls, batch: Batch, lengths: Tensor, loss_sums: Callable[[Batch], tuple[Tensor, Tensor]], scale: float
+        cls, batch: Batch, lengths: Tensor, loss_sums: Callable[[Batch, float], tuple[Tensor, Tensor]], scale: float
     ) -> Part:
         """The part whose micro-batches are rows of ``batch``."""
-        return cls(lengths, lambda rows: loss_sums(batch.select(rows)), scale)
+        return cls(lengths, lambda rows, factor: loss_sums(batch.select(rows), factor), scale)
 
 
 class StepResult(NamedTuple):

@@ -80,12 +80,12 @@ class CriticEngine(TrainedRoleEngine):
         loss, clipped = (totals / tokens).tolist()
         return CriticStats(loss, clipped, sum(norms) / len(norms), self.runner.last_lr, len(norms))
 
-    def _loss_sums(self, clip: float, micro: ValueBatch) -> tuple[Tensor, Tensor]:
+    def _loss_sums(self, clip: float, micro: ValueBatch, scale: float) -> tuple[Tensor, Tensor]:
         values = _values(self.runner, micro.sequences)
         batch, mask = micro.to(values.device), micro.sequences.loss_mask.to(values.device)
         losses, clipped = ppo_value_loss(values, batch.values, batch.returns, clip)
         loss = (losses * mask).sum()
-        return loss, torch.stack([loss.detach(), (clipped & mask).float().sum()])
+        return loss * scale, torch.stack([loss.detach(), (clipped & mask).float().sum()])
 
 
 class RewardEngine(RoleEngine):
@@ -146,11 +146,11 @@ class TrainedRewardEngine(TrainedRoleEngine):
         loss, right, pairs = sums.tolist()
         return RankingStats(loss / len(batch), right / max(pairs, 1.0), norm, lr, int(batch.tokens_per_row.sum()))
 
-    def _ranking_sums(self, micro: Comparisons) -> tuple[Tensor, Tensor]:
+    def _ranking_sums(self, micro: Comparisons, scale: float) -> tuple[Tensor, Tensor]:
         scores = _answer_scores(self.runner, micro)
         losses, right = ranking_loss(scores, micro.ranks, micro.answers)
         pairs = torch.tensor(float(right.numel()), device=scores.device)
-        return losses.sum(), torch.stack([losses.detach().sum(), right.float().sum(), pairs])
+        return losses.sum() * scale, torch.stack([losses.detach().sum(), right.float().sum(), pairs])
 
     def scores(self, batch: Comparisons) -> Tensor:
         """This worker's rows' scores, one for each answer, flat, float32."""

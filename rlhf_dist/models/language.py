@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from rlhf_dist.config.schema import AdapterConfig, ModelConfig
 from rlhf_dist.device import Device
 from rlhf_dist.errors import UserError
-from rlhf_dist.models.heads import LMHead
+from rlhf_dist.models.heads import LMHead, TokenLosses
 from rlhf_dist.models.layout import MicroBatch, predicting_positions
 from rlhf_dist.models.lora import add_adapter
 
@@ -53,23 +53,30 @@ class PolicyModel(nn.Module):
         return self.lm
 
     def forward(
-        self, batch: MicroBatch, tokens: Tensor, response_lengths: Tensor, temperature: float
-    ) -> tuple[Tensor, Tensor]:
-        """Log-probabilities ``[R]`` and entropies ``[R]`` (float32, nats) of a micro-batch's response tokens.
+        self,
+        batch: MicroBatch,
+        tokens: Tensor,
+        response_lengths: Tensor,
+        temperature: float,
+        losses: TokenLosses | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities ``[R]`` (float32, nats) of a micro-batch's response tokens, or the sum of their losses.
 
         Args:
             batch: the micro-batch.
             tokens: ``[T]`` int64, the same tokens flat.
             response_lengths: ``[b]`` int64.
             temperature: divides the logits.
+            losses: of the response tokens; with them the result is what :meth:`LMHead.forward` gives for losses.
         """
         rows, positions = predicting_positions(batch.lengths, response_lengths)
         starts = torch.cumsum(batch.lengths, 0) - batch.lengths
         targets = tokens[starts[rows] + positions + 1].to(batch.input_ids.device)
         hidden = _hidden_states(self.lm.base_model, batch)
         picked = hidden.flatten(0, 1)[batch.flat_index(rows, positions)]
-        logprobs, entropies = self.lm.get_output_embeddings()(picked, targets, temperature)
-        return logprobs, entropies
+        head: LMHead = self.lm.get_output_embeddings()
+        result: Tensor | tuple[Tensor, Tensor, Tensor] = head(picked, targets, temperature, losses)
+        return result
 
 
 class ScalarModel(nn.Module):

@@ -79,8 +79,9 @@ class MicroBatch:
 
     Attributes:
         input_ids: ``[b, L]`` int64; packed: ``[1, T]``.
-        attention_mask: ``[b, L]`` int64, 1 on tokens; None where packed: the positions tell the sequences apart.
-        position_ids: of the same shape, int64, from 0 in every sequence.
+        attention_mask: ``[b, L]`` int64, 1 on tokens; None where no token attends to what it must not without one:
+            packed, because the positions tell the sequences apart, and padded on the right, behind all tokens.
+        position_ids: of the same shape as the input, int64, from 0 in every sequence.
         lengths: ``[b]`` int64 on CPU.
         starts: ``[b]`` int64 on CPU, where each sequence's first token stands in ``input_ids.flatten()``.
     """
@@ -102,8 +103,9 @@ def lay_out(tokens: Tensor, lengths: Tensor, layout: str, device: torch.device) 
     Args:
         tokens: int64, row after row.
         lengths: int64.
-        layout: ``right`` or ``left``: padded there, with token 0 under an attention mask of 0; ``packed``: one
-            sequence behind the other without padding, kept apart by positions that begin anew.
+        layout: ``right`` or ``left``: padded there with token 0, ``left`` under an attention mask of 0; on the right
+            a causal model needs none, and attention is faster without. ``packed``: one sequence behind the other
+            without padding, kept apart by positions that begin anew.
         device: where it shall be.
     """
     offsets = torch.cumsum(lengths, 0) - lengths
@@ -113,11 +115,12 @@ def lay_out(tokens: Tensor, lengths: Tensor, layout: str, device: torch.device) 
     rows, longest = lengths.numel(), int(lengths.max())
     starts = torch.arange(rows) * longest + (longest - lengths if layout == "left" else 0)
     places = torch.repeat_interleave(starts, lengths) + within
-    # Padding has position 0 rather than running on: it must not reach beyond the model's context.
     padded = torch.zeros(3, rows * longest, dtype=torch.int64)
     padded[:, places] = torch.stack([tokens, torch.ones_like(tokens), within])
+    if layout == "right":  # positions that began anew in the padding would be taken for packed sequences
+        padded[2] = torch.arange(longest).repeat(rows)
     input_ids, mask, positions = padded.view(3, rows, longest).to(device).unbind(0)
-    return MicroBatch(input_ids, mask, positions, lengths, starts)
+    return MicroBatch(input_ids, None if layout == "right" else mask, positions, lengths, starts)
 
 
 def predicting_positions(lengths: Tensor, response_lengths: Tensor) -> tuple[Tensor, Tensor]:

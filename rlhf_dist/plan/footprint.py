@@ -14,7 +14,7 @@ from math import ceil
 from rlhf_dist.config.resolve import train_engine_of
 from rlhf_dist.config.schema import FrozenRoleConfig, ModelRoleConfig, RolloutConfig, TrainedRoleConfig
 from rlhf_dist.device import Device
-from rlhf_dist.models.heads import CHUNK_ROWS
+from rlhf_dist.models.heads import CHUNK_ROWS, chunk_rows, tile_columns
 from rlhf_dist.plan.batch_limits import BatchLimits
 from rlhf_dist.plan.facts import ModelFacts
 from rlhf_dist.plan.process import ENGINE_BYTES, FRAGMENTATION, TRAINER_BYTES, ZERO_BYTES, zero_bucket, zero_sub_group
@@ -100,7 +100,7 @@ def trained_footprint(facts: ModelFacts, role: TrainedRoleConfig, limits: BatchL
         gradients = learning * _FLOAT32
     masters = 0 if plain or (stage == 3 and not half) else learning * _FLOAT32
     average = facts.learning * _FLOAT32 // (workers if stage == 3 else 1) if role.ema_decay else 0
-    activations = _training_activations(facts, role, limits)
+    activations = _training_activations(facts, role, limits, device)
     backward = activations + _zero_buffers(facts, role, device, training=True)
     buffers = max(backward, _step_bytes(facts, role, device, learning)) - activations
     return Footprint(
@@ -112,7 +112,8 @@ def trained_footprint(facts: ModelFacts, role: TrainedRoleConfig, limits: BatchL
         process=_process_bytes(facts, role, device),
         loading=_loading_bytes(facts, role),
         freed=0 if stage == 3 else gradients,
-        fragmentation=_fragmentation(device, buffers + activations),
+        # The head's tensors have the same sizes in every micro-batch, so that one finds the other's place free.
+        fragmentation=_fragmentation(device, buffers + activations - _learned_head_bytes(facts, role, limits, device)),
     )
 
 
@@ -121,7 +122,7 @@ def frozen_footprint(facts: ModelFacts, role: FrozenRoleConfig, limits: BatchLim
     weights = facts.parameters * facts.itemsize // (role.num_workers if role.zero_stage == 3 else 1)
     tokens = limits.micro_batch_tokens(role, limits.score_sequences)
     buffers = _zero_buffers(facts, role, device, training=False)
-    activations = tokens * _layer_bytes(facts) + _head_bytes(facts, limits, tokens)
+    activations = tokens * _layer_bytes(facts) + _head_bytes(facts, limits, tokens, device)
     return Footprint(
         weights=weights,
         buffers=buffers,
@@ -250,7 +251,7 @@ def _zero_buffers(facts: ModelFacts, role: ModelRoleConfig, device: Device, trai
     return buckets
 
 
-def _training_activations(facts: ModelFacts, role: TrainedRoleConfig, limits: BatchLimits) -> int:
+def _training_activations(facts: ModelFacts, role: TrainedRoleConfig, limits: BatchLimits, device: Device) -> int:
     learned, scored = (
         limits.micro_batch_tokens(role, limits.train_sequences),
         limits.micro_batch_tokens(role, limits.score_sequences),
@@ -260,9 +261,8 @@ def _training_activations(facts: ModelFacts, role: TrainedRoleConfig, limits: Ba
         kept = facts.kept_checkpointed + one_layer
     else:
         kept = facts.kept_per_token
-    weight = facts.outputs * facts.hidden * _FLOAT32  # the gradient of the head's weight
-    learning = int(learned * (kept + _layer_bytes(facts))) + _head_bytes(facts, limits, learned) + weight
-    return max(learning, scored * _layer_bytes(facts) + _head_bytes(facts, limits, scored))
+    learning = int(learned * (kept + _layer_bytes(facts))) + _learned_head_bytes(facts, role, limits, device)
+    return max(learning, scored * _layer_bytes(facts) + _head_bytes(facts, limits, scored, device))
 
 
 def _layer_bytes(facts: ModelFacts) -> int:
@@ -270,7 +270,21 @@ def _layer_bytes(facts: ModelFacts) -> int:
     return int(_TRANSIENTS * facts.kept_per_token / max(facts.layers, 1) / 4)
 
 
-def _head_bytes(facts: ModelFacts, limits: BatchLimits, tokens: int) -> int:
-    """The logits of a chunk of rows, in float32, and one like it (see rlhf_dist.models.heads)."""
-    rows = min(CHUNK_ROWS, ceil(tokens * limits.predicted_tokens / limits.sequence_tokens))
-    return 2 * rows * facts.outputs * _FLOAT32
+def _predicted(limits: BatchLimits, tokens: int) -> int:
+    """How many of a micro-batch's tokens the head predicts."""
+    return ceil(tokens * limits.predicted_tokens / limits.sequence_tokens)
+
+
+def _learned_head_bytes(facts: ModelFacts, role: TrainedRoleConfig, limits: BatchLimits, device: Device) -> int:
+    """Of a micro-batch that is learned from: a tile, the exponentials that are kept until the gradient is made of
+    them, and the gradient of the head's weight."""
+    tokens = limits.micro_batch_tokens(role, limits.train_sequences)
+    exponentials = min(chunk_rows(facts.outputs), _predicted(limits, tokens)) * facts.outputs
+    gradient = facts.outputs * facts.hidden
+    return _head_bytes(facts, limits, tokens, device) + (exponentials + gradient) * _FLOAT32
+
+
+def _head_bytes(facts: ModelFacts, limits: BatchLimits, tokens: int, device: Device) -> int:
+    """The logits of a tile, in the weights' dtype and in float32 (see rlhf_dist.models.heads)."""
+    columns = min(facts.outputs, tile_columns(device.name, facts.outputs))
+    return min(CHUNK_ROWS, _predicted(limits, tokens)) * columns * (_FLOAT32 + facts.itemsize)

@@ -40,8 +40,10 @@ def policy_run(folder, device, dtype, layout, attention):
     config = ModelConfig(path=str(folder), dtype=dtype, attention=attention)
     policy = load_policy(config, device).to(device.torch_device())
     flat = tokens()
-    logprobs, entropy = policy(lay_out(flat, LENGTHS, layout, device.torch_device()), flat, RESPONSES, 0.8)
-    (logprobs * weights(logprobs.numel()).to(logprobs.device)).sum().backward()
+    laid = lay_out(flat, LENGTHS, layout, device.torch_device())
+    by = weights(int(RESPONSES.sum())).to(device.torch_device())
+    loss, logprobs, entropy = policy(laid, flat, RESPONSES, 0.8, lambda given, rows: given * by[rows])
+    loss.backward()
     gradients = {name: parameter.grad.float().cpu() for name, parameter in policy.lm.named_parameters()}
     return logprobs.detach().cpu(), entropy.detach().cpu(), gradients
 
@@ -96,8 +98,14 @@ def test_the_head_and_its_gradient_are_the_cpus(device, rows) -> None:
     for place in (torch.device("cpu"), device.torch_device()):
         moved, states = head.to(place), hidden.to(place, copy=True).requires_grad_()
         moved.zero_grad()
-        logprobs, entropy = moved(states, targets.to(place), 0.7)
-        (logprobs * weights(rows).to(place)).sum().backward()
-        results.append([tensor.detach().cpu() for tensor in (logprobs, entropy, states.grad, moved.weight.grad)])
+        logprobs = moved(states, targets.to(place), 0.7)
+        by = weights(rows).to(place)
+        (logprobs * by).sum().backward()
+        gradients = [states.grad.clone(), moved.weight.grad.clone()]
+        states.grad = moved.weight.grad = None
+        losses, _, entropy = moved(states, targets.to(place), 0.7, lambda given, part, by=by: given * by[part])
+        losses.backward()
+        found = (logprobs, entropy, *gradients, states.grad, moved.weight.grad)
+        results.append([tensor.detach().cpu() for tensor in found])
     for got, should in zip(results[1], results[0], strict=True):
         torch.testing.assert_close(got, should, rtol=1e-3, atol=1e-4)

@@ -33,7 +33,10 @@ def test_logprobs_entropy_and_gradient_equal_those_of_plain_transformers(
     path = write_model(tmp_path / "model", tied=tied)
     policy = load_policy(ModelConfig(path=str(path)), CPU)
     flat = tokens()
-    logprobs, entropy = policy(lay_out(flat, LENGTHS, layout, torch.device("cpu")), flat, RESPONSES, temperature)
+    laid = lay_out(flat, LENGTHS, layout, torch.device("cpu"))
+    weights = torch.randn(int(RESPONSES.sum()), generator=torch.Generator().manual_seed(2))
+    loss, logprobs, entropy = policy(laid, flat, RESPONSES, temperature, lambda given, rows: given * weights[rows])
+    torch.testing.assert_close(policy(laid, flat, RESPONSES, temperature), logprobs, rtol=0, atol=1e-6)
 
     plain = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     wanted, wanted_entropy = [], []
@@ -44,8 +47,7 @@ def test_logprobs_entropy_and_gradient_equal_those_of_plain_transformers(
     torch.testing.assert_close(logprobs, torch.cat(wanted), rtol=0, atol=2e-5)
     torch.testing.assert_close(entropy, torch.cat(wanted_entropy), rtol=0, atol=1e-4)
 
-    weights = torch.randn(logprobs.numel(), generator=torch.Generator().manual_seed(2))
-    (logprobs * weights).sum().backward()
+    loss.backward()
     (torch.cat(wanted) * weights).sum().backward()
     for (name, ours), (_, theirs) in zip(policy.lm.named_parameters(), plain.named_parameters(), strict=True):
         error = (ours.grad - theirs.grad).norm() / theirs.grad.norm()

@@ -56,10 +56,15 @@ def test_each_response_token_is_predicted_from_the_token_before_it(sizes: list[t
     assert torch.equal(batch.input_ids.flatten()[where], tokens[starts[rows] + positions])
     assert torch.equal(batch.position_ids.flatten()[where], positions)
     assert int(batch.position_ids.max()) == int(lengths.max()) - 1
-    if batch.attention_mask is None:
-        assert batch.input_ids.shape == (1, int(lengths.sum()))
-    else:
+    if layout == "left":
+        assert batch.attention_mask is not None
         assert torch.equal(batch.input_ids[batch.attention_mask.bool()], tokens)
+    else:
+        assert batch.attention_mask is None
+    if layout == "packed":
+        assert batch.input_ids.shape == (1, int(lengths.sum()))
+    elif layout == "right":  # a row that began anew would be taken for two packed ones
+        assert torch.equal(batch.position_ids, torch.arange(int(lengths.max())).expand_as(batch.input_ids))
 
 
 def test_sequences_are_packed_where_flash_attention_keeps_them_apart_and_padded_elsewhere():

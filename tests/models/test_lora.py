@@ -42,7 +42,7 @@ def filled(path: Path) -> PolicyModel:
 
 def logprobs(policy: PolicyModel) -> torch.Tensor:
     laid = lay_out(TOKENS, LENGTHS, "right", torch.device("cpu"))
-    return policy(laid, TOKENS, RESPONSES, 1.0)[0]
+    return policy(laid, TOKENS, RESPONSES, 1.0)
 
 
 def plain_logprobs(model: torch.nn.Module) -> torch.Tensor:
