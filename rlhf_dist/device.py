@@ -220,8 +220,8 @@ class Device:
             threads: of OpenMP.
             interface: network interface of the collectives; None: theirs to find.
 
-        On CPU, idle OpenMP threads must sleep rather than spin (the roles take turns on the same cores), and
-        freed memory is kept, as page faults cost more than it does.
+        On CPU, idle OpenMP threads must sleep rather than spin (the roles take turns on the same cores), freed memory
+        is kept, as page faults cost more than it does, and large tensors lie in huge pages, of which there are fewer.
         """
         network = dict.fromkeys(self.interface_variables, interface) if interface is not None else {}
         if self.is_accelerator:
@@ -233,6 +233,7 @@ class Device:
             "KMP_BLOCKTIME": "0",
             "MALLOC_TRIM_THRESHOLD_": "2147483648",
             "MALLOC_MMAP_THRESHOLD_": "1073741824",
+            "THP_MEM_ALLOC_ENABLE": "1",  # torch's
             "DS_ACCELERATOR": self.name,
         }
 
