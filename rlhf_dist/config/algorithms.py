@@ -58,6 +58,8 @@ CORRECTIONS = {
     "off": "none",
     "truncate": "tokens are weighted by the ratio, at most by rollout_cap",
     "mask": "tokens with a ratio above rollout_cap or below 1 / rollout_cap are left out",
+    "sequence": "responses are weighted by the product of their tokens' ratios, at most by rollout_cap",
+    "sequence-mask": "responses whose tokens' ratios have a geometric mean beyond these bounds are left out",
 }
 
 #: The choices of `ppo.kl.estimator` with their meanings; the functions are `rlhf_dist.algo.kl.ESTIMATORS`.

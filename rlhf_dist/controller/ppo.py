@@ -254,7 +254,12 @@ class PPO:
         if ppo.whiten_advantages:
             advantages = _whiten_sampled(advantages, mask)
         weights = mask * correction_weights(
-            experience.logprobs, sequences.rollout_logprobs, rollout_correction(self.config), ppo.rollout_cap
+            experience.logprobs,
+            sequences.rollout_logprobs,
+            sequences.response_lengths,
+            mask,
+            rollout_correction(self.config),
+            ppo.rollout_cap,
         )
         policy = PolicyBatch(sequences, experience.logprobs, experience.ref_logprobs, advantages, weights)
         if experience.values is None or returns is None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from rlhf_dist.algo.advantages import ESTIMATORS, Episodes, gae_advantages
@@ -238,12 +238,39 @@ def test_a_score_stands_on_the_last_token_up_to_its_own_that_the_policy_sampled(
 def test_corrections_truncate_or_mask_what_engine_and_trainer_see_too_differently() -> None:
     trainer = torch.log(torch.tensor([0.5, 0.5, 0.5, 0.1]))
     engine = torch.log(torch.tensor([0.5, 0.1, 0.4, 0.5]))
-    close(correction_weights(trainer, engine, "off", 2.0), [1.0, 1.0, 1.0, 1.0])
-    close(correction_weights(trainer, engine, "truncate", 2.0), [1.0, 2.0, 1.25, 0.2])
-    close(correction_weights(trainer, engine, "mask", 2.0), [1.0, 0.0, 1.0, 0.0])
+    lengths, mask = torch.tensor([1, 3]), torch.ones(4, dtype=torch.bool)
+    for correction, weights in {
+        "off": [1.0, 1.0, 1.0, 1.0],
+        "truncate": [1.0, 2.0, 1.25, 0.2],
+        "mask": [1.0, 0.0, 1.0, 0.0],
+    }.items():
+        close(correction_weights(trainer, engine, lengths, mask, correction, 2.0), weights)
     figures = mismatch_figures(trainer, engine)
     assert figures["ratio_max"] == pytest.approx(5.0)
     assert figures["logprob_gap"] == pytest.approx((2 * math.log(5) + math.log(1.25)) / 4)
+
+
+@given(
+    st.lists(
+        st.lists(st.tuples(st.floats(-3, 0), st.floats(-3, 0), st.booleans()), min_size=1, max_size=5), min_size=1
+    ),
+    st.floats(1.1, 4.0),
+)
+def test_a_sequences_correction_is_of_the_product_or_the_mean_of_what_was_sampled(
+    rows: list[list[tuple[float, float, bool]]], cap: float
+) -> None:
+    trainer, engine = (torch.tensor([token[at] for row in rows for token in row]) for at in (0, 1))
+    mask = torch.tensor([token[2] for row in rows for token in row])
+    lengths = torch.tensor([len(row) for row in rows])
+    products, kept = [], []
+    for row in rows:
+        ratios = [math.exp(a - b) for a, b, sampled in row if sampled]
+        products += [min(math.prod(ratios), cap)] * len(row)
+        mean = math.prod(ratios) ** (1 / max(len(ratios), 1))
+        assume(abs(mean - cap) > 1e-4 and abs(mean - 1 / cap) > 1e-4)
+        kept += [float(1 / cap <= mean <= cap)] * len(row)
+    close(correction_weights(trainer, engine, lengths, mask, "sequence", cap), products)
+    close(correction_weights(trainer, engine, lengths, mask, "sequence-mask", cap), kept)
 
 
 def test_the_gradient_of_k2_is_that_of_the_kl_and_k1_has_none_on_average() -> None:

@@ -72,7 +72,7 @@ class PPOAlgoConfig:
     critic_warmup_steps: int = key(0, "steps at the beginning in which only the critic is trained", least=0)
     rollout_correction: str = key(
         "auto",
-        "correction by each token's importance ratio, the trainer's probability over the engine's",
+        "correction by the importance ratio, the trainer's probability over that of the weights that sampled",
         choices={"auto": "truncate where rollout.staleness is not 0, else off", **CORRECTIONS},
     )
     rollout_cap: float = key(2.0, "largest importance ratio that the correction lets through", above=1)
