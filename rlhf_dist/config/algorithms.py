@@ -53,6 +53,12 @@ AGGREGATIONS = {
     "constant": "summed, over sequences * rollout.max_response_tokens",
 }
 
+#: The choices of `ppo.old_logprobs` with their meanings.
+OLD_LOGPROBS = {
+    "actor": "the actor's own, by a forward pass over all samples",
+    "rollout": "the engine's, which saves that pass; where engine and actor compute alike, as in float32",
+}
+
 #: The choices of `ppo.rollout_correction` with their meanings, see `rlhf_dist.algo.mismatch`.
 CORRECTIONS = {
     "off": "none",

@@ -48,11 +48,14 @@ def shares_reference(config: PPOConfig) -> bool:
 
 
 def rollout_correction(config: PPOConfig) -> str:
-    """What `ppo.rollout_correction` comes to: samples of older weights are corrected, unless it says otherwise."""
+    """What `ppo.rollout_correction` comes to: samples of older weights are corrected, unless it says otherwise.
+
+    With `ppo.old_logprobs=rollout` nothing is left to correct: the loss takes its ratio from the policy that sampled.
+    """
     wanted = config.ppo.rollout_correction
     if wanted != "auto":
         return wanted
-    return "truncate" if config.rollout.staleness else "off"
+    return "truncate" if config.rollout.staleness and config.ppo.old_logprobs == "actor" else "off"
 
 
 def uses_model(source: RewardSourceConfig) -> bool:

@@ -266,6 +266,11 @@ def _check_algorithm(config: PPOConfig) -> None:
             f"ppo.kl.estimator={ppo.kl.estimator} has a gradient of mean zero as a loss (ppo.kl.place=loss): "
             "use k2, whose gradient is the KL's, or k3"
         )
+    if ppo.old_logprobs == "rollout" and ppo.rollout_correction not in ("auto", "off"):
+        raise UserError(
+            f"ppo.rollout_correction={ppo.rollout_correction} needs the actor's log-probabilities beside the engine's: "
+            "set ppo.old_logprobs=actor, or ppo.rollout_correction=off"
+        )
     narrowed = rollout.top_p < 1 or rollout.top_k > 0
     if narrowed and rollout.backend == "vllm" and rollout.temperature != 1:
         raise UserError(

@@ -134,7 +134,8 @@ _KL_AND_RESPONSES = (
         "rollout/logprob_gap",
         "Rollout against actor",
         "nats, log-probability gap",
-        "mean over sampled tokens of |log p(engine) - log p(actor)|, at the weights that sampled",
+        "mean over sampled tokens of |log p(engine) - log p(actor)|, at the weights that sampled; with "
+        "`ppo.old_logprobs=rollout` over those of the first minibatch",
         (PPO,),
         "score",
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -149,10 +149,13 @@ class PPO:
             sequences: one row per sample; the samples of a prompt are adjacent.
         """
         with self.timer("score"):
-            experience = self.score(sequences)
-            if self._check_due(number) and bool((sequences.weight_version == self.version).all()):
+            due = self._check_due(number) and bool((sequences.weight_version == self.version).all())
+            experience = self.score(sequences, with_logprobs=due or not self._old_is_rollout)
+            if due:
                 check_parity(sequences, experience.logprobs, self.tolerance)
                 self._checked = True
+            if self._old_is_rollout:  # also where the actor's are there: a resumed run checks at other steps
+                experience = replace(experience, logprobs=sequences.rollout_logprobs)
         return experience
 
     def learn(self, number: int, experience: Experience, pretrain: Demonstrations | None) -> StepResult:
@@ -185,12 +188,17 @@ class PPO:
                 self.roles.weights.push(self.version)
             self._published = self.version
 
-    def score(self, sequences: Sequences, with_values: bool = True) -> Experience:
+    @property
+    def _old_is_rollout(self) -> bool:
+        return self.config.ppo.old_logprobs == "rollout"
+
+    def score(self, sequences: Sequences, with_values: bool = True, with_logprobs: bool = True) -> Experience:
         """Log-probabilities, values and scores of the sequences, from actor, reference, critic and rewards.
 
         Args:
             sequences: sampled by the engines, or from elsewhere.
             with_values: whether to ask the critic, if there is one: for training, not for evaluation.
+            with_logprobs: whether to ask the actor for log-probabilities; else the engines' stand in their place.
 
         Raises:
             RunError: a score is NaN or infinite.
@@ -198,13 +206,17 @@ class PPO:
         roles = self.roles
         critic = roles.critic if with_values else None
         with roles.scheduler.together(self.config.cluster.call_timeout_s) as calls:
-            logprobs = calls.add(roles.actor.logprobs(sequences))
+            logprobs = calls.add(roles.actor.logprobs(sequences)) if with_logprobs else None
             reference = calls.add(roles.reference.logprobs(sequences))
             values = calls.add(critic.values(sequences)) if critic is not None else None
             scores = [calls.add(source.role.token_scores(sequences)) for source in roles.rewards]
         weighed = self._weigh(sequences, [score.value for score in scores])
         return Experience(
-            sequences, logprobs.value, reference.value, None if values is None else values.value, *weighed
+            sequences,
+            sequences.rollout_logprobs if logprobs is None else logprobs.value,
+            reference.value,
+            None if values is None else values.value,
+            *weighed,
         )
 
     def _weigh(self, sequences: Sequences, token_scores: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -301,7 +313,10 @@ class PPO:
     def _metrics(self, experience: Experience, rewards: Tensor, kl: Tensor, actor: ActorStats) -> dict[str, float]:
         sequences, lengths = experience.sequences, experience.response_lengths
         mask = sequences.loss_mask
-        mismatch = mismatch_figures(experience.logprobs[mask], sequences.rollout_logprobs[mask])
+        if self._old_is_rollout:  # the actor's are known where training begins
+            mismatch = {"logprob_gap": actor.first_gap, "kl": actor.first_kl}
+        else:
+            mismatch = mismatch_figures(experience.logprobs[mask], sequences.rollout_logprobs[mask])
         metrics = {
             "reward/score_mean": float(experience.scores.mean()),
             "reward/score_std": float(experience.scores.std(unbiased=False)),

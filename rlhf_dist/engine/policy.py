@@ -140,7 +140,7 @@ class ActorEngine(TrainedRoleEngine):
             pretrain: text dealt out over the optimizer steps, whose loss is added to the same gradient (PPO-ptx);
                 None without.
         """
-        totals, loss, text_loss, norms = torch.zeros(5, dtype=torch.float64), 0.0, 0.0, []
+        reported, loss, text_loss, norms = [], 0.0, 0.0, []
         texts = [None] * len(minibatches) if pretrain is None else _deal(pretrain, len(minibatches))
         for rows, text in zip(minibatches, texts, strict=True):
             parts = [self._policy_part(batch.select(rows), objective)]
@@ -148,11 +148,12 @@ class ActorEngine(TrainedRoleEngine):
                 parts.append(self._language_part(text, objective.pretrain_coef))
             (sums, *text_sums), norm, _ = self.runner.step(parts)
             loss += float(sums[0])
-            totals += sums[1:]
+            reported.append(sums[1:])
             text_loss += float(text_sums[0][0]) * parts[1].scale / objective.pretrain_coef if text_sums else 0.0
             norms.append(norm)
         steps = len(norms)
-        clipped, kl, entropy, kl_loss = (totals[1:] / totals[0].clamp(min=1)).tolist()
+        clipped, kl, entropy, kl_loss, _ = _means(torch.stack(reported).sum(0))
+        _, first_kl, _, _, first_gap = _means(reported[0])
         return ActorStats(
             loss / steps,
             clipped,
@@ -163,6 +164,8 @@ class ActorEngine(TrainedRoleEngine):
             steps,
             kl_loss,
             text_loss / steps,
+            first_gap,
+            first_kl,
         )
 
     def _policy_part(self, mini: PolicyBatch, objective: PolicyObjective) -> Part:
@@ -269,15 +272,22 @@ def _token_losses(objective: PolicyObjective, batch: PolicyBatch, logprobs: Tens
 
 def _figures(objective: PolicyObjective, batch: PolicyBatch, logprobs: Tensor, entropy: Tensor) -> Tensor:
     """The sum of a micro-batch's weighted losses, and sums over its tokens that count: [loss, tokens, clipped, KL to
-    the sampling policy, entropy, KL in the loss]."""
+    the sampling policy, entropy, KL in the loss, distance from the old log-probabilities]."""
     _, clipped = ppo_policy_loss(logprobs, batch.logprobs, batch.advantages, objective.clip_low, objective.clip_high)
     loss = _token_losses(objective, batch, logprobs, slice(None)).sum()
     reference_kl = torch.zeros_like(logprobs)
     if objective.kl_coef:
         reference_kl = ESTIMATORS[objective.kl_estimator](logprobs, batch.ref_logprobs)
     counts = batch.weights > 0
-    seen = torch.stack([counts, clipped, k3(batch.logprobs, logprobs), entropy, reference_kl])
+    gap = (logprobs - batch.logprobs).abs()
+    seen = torch.stack([counts, clipped, k3(batch.logprobs, logprobs), entropy, reference_kl, gap])
     return torch.cat([loss[None], seen.float()[:, counts].sum(1)])
+
+
+def _means(sums: Tensor) -> list[float]:
+    """What :func:`_figures` sums up, but for the loss, a token."""
+    means: list[float] = (sums[1:] / sums[0].clamp(min=1)).tolist()
+    return means
 
 
 def _deal(text: Demonstrations, steps: int) -> list[Demonstrations | None]:

@@ -20,6 +20,9 @@ class ActorStats:
         kl_loss: mean KL to the reference over response tokens as the loss has it, before its coefficient; 0 where
             the KL is not in the loss.
         pretrain_loss: nats a token of the pretraining text (PPO-ptx), before its coefficient; 0 without.
+        first_gap: nats, mean absolute difference of the first minibatch's log-probabilities, before any update, from
+            the old ones: 0 where these are the actor's own, but for rounding.
+        first_kl: nats a token, Schulman's k3 estimate of the KL between the two.
     """
 
     loss: float
@@ -31,6 +34,8 @@ class ActorStats:
     optimizer_steps: int
     kl_loss: float = 0.0
     pretrain_loss: float = 0.0
+    first_gap: float = 0.0
+    first_kl: float = 0.0
 
 
 @dataclass(frozen=True)

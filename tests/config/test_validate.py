@@ -127,6 +127,8 @@ def test_a_minibatch_cannot_be_larger_than_a_step() -> None:
 
 def test_the_actor_must_get_a_step() -> None:
     assert refusal(PPOConfig, "ppo.steps=2", "ppo.critic_warmup_steps=2").startswith("ppo.critic_warmup_steps=2")
+    both = refusal(PPOConfig, "ppo.old_logprobs=rollout", "ppo.rollout_correction=mask")
+    assert both.startswith("ppo.rollout_correction=mask needs the actor's log-probabilities")
 
 
 @pytest.mark.parametrize(("name", "facts"), ADVANTAGE_ESTIMATORS.items())

@@ -72,3 +72,34 @@ def test_afterwards_it_is_checked_every_so_many_steps() -> None:
         step(made, 8)
     with pytest.raises(RunError, match="do not hold the actor's weights"):
         step(made, 10)
+
+
+def with_the_engines_logprobs(engines: torch.Tensor) -> tuple[PPO, list[int]]:
+    """PPO whose old log-probabilities are the engines', and how often the actor was asked for its own."""
+    made, asked = ppo(10, engines), [0]
+    made.config.ppo.old_logprobs = "rollout"
+
+    def logprobs(_: Sequences) -> torch.Tensor:
+        asked[0] += 1
+        return ACTOR
+
+    made.roles.actor.logprobs = logprobs  # type: ignore[assignment, method-assign]
+    return made, asked
+
+
+def test_with_old_logprobs_of_the_rollout_the_actor_is_asked_for_the_check_alone() -> None:
+    two = torch.ones(2, dtype=torch.int64)
+    engines = ACTOR + 1e-4
+    made, asked = with_the_engines_logprobs(engines)
+    counts = []
+    for number in (1, 2, 9, 10):
+        experience = made.collect(number, made.generate(Prompts(torch.arange(2), two, two, two)))
+        assert torch.equal(experience.logprobs, engines)  # in checked steps too, so that a resumed run is the same
+        counts.append(asked[0])
+    assert counts == [1, 1, 1, 2]
+
+
+def test_with_old_logprobs_of_the_rollout_wrong_weights_are_still_found() -> None:
+    made, _ = with_the_engines_logprobs(ENGINES)
+    with pytest.raises(RunError, match="do not hold the actor's weights"):
+        step(made, 1)

@@ -116,7 +116,13 @@ def test_ptx_reports_the_pretraining_loss_and_measures_it_held_out(ptx: Outcome)
 @pytest.mark.parametrize(
     "settings",
     [
-        ["ppo.advantage=grpo", "ppo.kl.place=loss", "ppo.kl.estimator=k3", "ppo.aggregation=sequence-mean"],
+        [
+            "ppo.advantage=grpo",
+            "ppo.kl.place=loss",
+            "ppo.kl.estimator=k3",
+            "ppo.aggregation=sequence-mean",
+            "ppo.old_logprobs=rollout",
+        ],
         [
             "ppo.advantage=own.py:rewards_to_go",
             "ppo.clip_high=0.3",
@@ -135,6 +141,8 @@ def test_critic_free_estimators_need_no_critic(place: Workspace, settings: list[
         # What the reward holds is the score alone.
         assert outcome.metrics[1]["reward/total_mean"] == pytest.approx(outcome.metrics[1]["reward/score_mean"])
         assert outcome.metrics[1]["loss/kl"] > 0
+        # And the actor's own log-probabilities are looked at where it begins to learn.
+        assert all(line["rollout/logprob_gap"] < 1e-4 for line in outcome.metrics)
 
 
 def test_a_reward_model_scores_its_demonstrations_zero_on_average(place: Workspace) -> None:

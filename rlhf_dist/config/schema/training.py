@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Optional
 
-from rlhf_dist.config.algorithms import ADVANTAGE_ESTIMATORS, AGGREGATIONS, CORRECTIONS, KL_ESTIMATORS
+from rlhf_dist.config.algorithms import ADVANTAGE_ESTIMATORS, AGGREGATIONS, CORRECTIONS, KL_ESTIMATORS, OLD_LOGPROBS
 from rlhf_dist.config.schema.define import FUNCTION, key, section
 
 _WHITENED = " and ".join(name for name, estimator in ADVANTAGE_ESTIMATORS.items() if estimator.whitens)
@@ -70,6 +70,11 @@ class PPOAlgoConfig:
         False, "subtract the running mean of the scores, and divide by their running standard deviation"
     )
     critic_warmup_steps: int = key(0, "steps at the beginning in which only the critic is trained", least=0)
+    old_logprobs: str = key(
+        "actor",
+        "log-probabilities of the policy that sampled, from which ratios and the KL penalty are taken",
+        choices=OLD_LOGPROBS,
+    )
     rollout_correction: str = key(
         "auto",
         "correction by the importance ratio, the trainer's probability over that of the weights that sampled",
