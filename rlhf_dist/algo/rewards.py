@@ -55,6 +55,25 @@ def penalize_missing_eos(token_scores: Tensor, lengths: Tensor, finished: Tensor
     return token_scores - at_last_tokens(torch.where(finished, 0.0, penalty), lengths)
 
 
+def penalize_overlong(token_scores: Tensor, lengths: Tensor, longest: int, buffer: int, penalty: float) -> Tensor:
+    """``[R]`` scores, less at the last token of each response a penalty that grows over the last tokens allowed.
+
+    The soft overlong punishment of DAPO (arXiv 2503.14476, eq. 13): nothing up to ``longest - buffer`` tokens, then
+    growing with the length, to ``penalty`` at ``longest`` tokens.
+
+    Args:
+        token_scores: ``[R]`` float32.
+        lengths: ``[B]`` int64, response tokens of each sequence, at least 1.
+        longest: tokens at which a response is cut off.
+        buffer: tokens over which the penalty grows, up to ``longest``; 0: there is none.
+        penalty: 0 or more.
+    """
+    if not buffer:
+        return token_scores
+    beyond = (lengths - (longest - buffer)).clamp(min=0).to(token_scores.dtype)
+    return token_scores - at_last_tokens(penalty * beyond / buffer, lengths)
+
+
 def clip_scores(token_scores: Tensor, limit: float) -> Tensor:
     """``[R]`` scores, each within +- ``limit``; a limit of 0 leaves them as they are."""
     return token_scores.clamp(-limit, limit) if limit > 0 else token_scores

@@ -247,6 +247,11 @@ def _check_algorithm(config: PPOConfig) -> None:
             f"rollout.max_turn_tokens={rollout.max_turn_tokens} is more than a whole response may have "
             f"(rollout.max_response_tokens={rollout.max_response_tokens}): lower it"
         )
+    if ppo.overlong_buffer > rollout.max_response_tokens:
+        raise UserError(
+            f"ppo.overlong_buffer={ppo.overlong_buffer} is more than a response may have "
+            f"(rollout.max_response_tokens={rollout.max_response_tokens}): lower it"
+        )
     estimator = advantage_estimator(ppo.advantage)
     if estimator.needs_groups and rollout.samples_per_prompt < 2:
         raise UserError(

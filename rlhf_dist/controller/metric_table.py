@@ -88,7 +88,8 @@ _REWARDS = (
         "Reward after the penalties",
         "mean of a step",
         "mean over responses of the sum of their tokens' rewards, which the advantages are computed from: the score "
-        "after `ppo.normalize_scores` and `ppo.score_clip`, less `ppo.missing_eos_penalty`, less `kl/coef` times the "
+        "after `ppo.normalize_scores` and `ppo.score_clip`, less `ppo.missing_eos_penalty` and "
+        "`ppo.overlong_penalty`, less `kl/coef` times the "
         "KL where `ppo.kl.place=reward`, after `ppo.whiten_rewards`",
         (PPO,),
         "advantage",

@@ -19,6 +19,7 @@ from rlhf_dist.algo.rewards import (
     RunningMoments,
     clip_scores,
     penalize_missing_eos,
+    penalize_overlong,
     sequence_sums,
     shape_rewards,
 )
@@ -238,11 +239,13 @@ class PPO:
         """Rewards ``[R]``, and the KL's k1 estimate ``[R]`` (nats, 0 where masked), of every response token."""
         ppo, sequences = self.config.ppo, experience.sequences
         scores, lengths = experience.token_scores, sequences.response_lengths
+        longest = self.config.rollout.max_response_tokens
         if ppo.normalize_scores:
             self.moments.update(experience.scores)
             scores = self.moments.normalize(scores, lengths)
         scores = clip_scores(scores, ppo.score_clip)
         scores = penalize_missing_eos(scores, lengths, sequences.finished, ppo.missing_eos_penalty)
+        scores = penalize_overlong(scores, lengths, longest, ppo.overlong_buffer, ppo.overlong_penalty)
         penalty = torch.zeros_like(experience.logprobs)
         if ppo.kl.place == "reward":
             penalty = self.kl.coef * KL_ESTIMATORS[ppo.kl.estimator](experience.logprobs, experience.ref_logprobs)

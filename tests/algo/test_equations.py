@@ -18,6 +18,7 @@ from rlhf_dist.algo.rewards import (
     at_last_tokens,
     clip_scores,
     penalize_missing_eos,
+    penalize_overlong,
     sequence_sums,
     shape_rewards,
 )
@@ -107,6 +108,16 @@ def test_rewards_are_the_kl_share_of_each_token_and_the_score_on_the_last(
 def test_a_cut_off_response_pays_the_penalty_and_a_finished_one_does_not() -> None:
     scores, lengths, finished = torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.tensor([2, 2]), torch.tensor([True, False])
     close(penalize_missing_eos(scores, lengths, finished, 0.75), [1.0, 2.0, 3.0, 3.25])
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=6), st.integers(0, 12), st.floats(0, 3))
+def test_an_overlong_response_pays_by_how_far_it_reaches_into_the_buffer(
+    lengths: list[int], buffer: int, penalty: float
+) -> None:
+    paid = [0.0 if n <= 12 - buffer else penalty * (n - (12 - buffer)) / buffer for n in lengths]
+    scores = torch.ones(sum(lengths))
+    got = penalize_overlong(scores, torch.tensor(lengths), 12, buffer, penalty)
+    close(got, [1.0 - (cost if at + 1 == n else 0.0) for n, cost in zip(lengths, paid, strict=True) for at in range(n)])
 
 
 def test_scores_are_clipped_on_both_sides_and_not_at_all_at_zero() -> None:

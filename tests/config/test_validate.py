@@ -289,3 +289,8 @@ def test_engines_that_share_devices_cannot_sample_ahead() -> None:
     assert said.startswith("rollout.staleness=1: the engines share devices with actor, ")
     check(PPOConfig, "rollout.staleness=1", "run.device=cuda", "placement=separate")
     check(PPOConfig, "rollout.staleness=1", "placement=colocated")  # on a CPU all share all cores
+
+
+def test_a_buffer_for_overlong_responses_fits_into_a_response() -> None:
+    said = refusal(PPOConfig, "ppo.overlong_buffer=65", "rollout.max_response_tokens=64")
+    assert said.startswith("ppo.overlong_buffer=65 is more than a response may have")

@@ -63,6 +63,12 @@ class PPOAlgoConfig:
     missing_eos_penalty: float = key(
         0.0, "subtracted from the score of a response without an end-of-sequence token", least=0
     )
+    overlong_buffer: int = key(
+        0, "last tokens of rollout.max_response_tokens over which a penalty grows with the length; 0: none", least=0
+    )
+    overlong_penalty: float = key(
+        1.0, "subtracted from the score of a response of full length, with overlong_buffer", least=0
+    )
     score_clip: float = key(
         0.0, "scores are clipped to the range from -score_clip to score_clip; 0: no clipping", least=0
     )
