@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import importlib
 import io
 import json
@@ -13,7 +14,7 @@ import runpy
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,7 @@ class OurCommand(Program):
         return self.words[0] not in LONG or "--help" in self.words
 
     def lint(self) -> None:
-        parsers = _commands(_parser())
+        parsers = _parsers()
         if not self.words or self.words[0] in ("-h", "--help"):
             return
         name, *words = self.words
@@ -148,8 +149,8 @@ class Script(Program):
     def lint(self) -> None:
         if not (ROOT / self.file).is_file():
             raise NotSo(f"there is no {self.file}")
-        known = re.findall(r"add_argument\(\s*\"(--[\w-]+)\"", (ROOT / self.file).read_text())
-        hands_on = "rlhf_dist.main import" in (ROOT / self.file).read_text()
+        known = re.findall(r"add_argument\(\s*\"(--[\w-]+)\"", _text(ROOT / self.file))
+        hands_on = "rlhf_dist.main import" in _text(ROOT / self.file)
         _lint_options(self.words, [*known, "-h", "--help", *(["--config"] if hands_on else [])])
 
     def check(self) -> None:
@@ -193,7 +194,7 @@ class Make(Program):
     words: Sequence[str]
 
     def lint(self) -> None:
-        makefile = (ROOT / "Makefile").read_text()
+        makefile = _text(ROOT / "Makefile")
         targets = re.findall(r"^([a-z-]+):", makefile, re.MULTILINE)
         variables = re.findall(r"\$\((?:filter-out 0,\$\()?([A-Z]+)\)|^([A-Z]+) \?=", makefile, re.MULTILINE)
         known = {name for pair in variables for name in pair}
@@ -325,6 +326,17 @@ def _parts(text: str) -> list[list[str]]:
         elif parts[-1] or not re.match(r"[A-Za-z_]\w*=", word):
             parts[-1].append(word)
     return parts
+
+
+@functools.cache
+def _parsers() -> Mapping[str, argparse.ArgumentParser]:
+    """The parser of each command of rlhf-dist."""
+    return _commands(_parser())
+
+
+@functools.cache
+def _text(file: Path) -> str:
+    return file.read_text(encoding="utf-8")
 
 
 def _lint_options(words: Sequence[str], known: Sequence[str]) -> None:
