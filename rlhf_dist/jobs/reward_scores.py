@@ -75,7 +75,8 @@ def reward_scores(
 ) -> list[list[float]]:
     """The scores of each row's answers. UserError where a row is too long."""
     found: list[list[float]] = []
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("scoring", total=len(rows))
         for start in range(0, len(rows), CHUNK):
             chunk = [(row.prompt, row.responses, row.ranks) for row in rows[start : start + CHUNK]]

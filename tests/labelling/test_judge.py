@@ -152,12 +152,15 @@ def test_a_function_that_fails_is_one_line(candidates: Path, capsys: pytest.Capt
     assert "judge" in (said := capsys.readouterr().err) and "ZeroDivisionError" in said
 
 
-def test_a_reward_model_judges_by_its_scores(candidates: Path, tiny_model: Path, alone: None) -> None:
+def test_a_reward_model_judges_by_its_scores(
+    candidates: Path, tiny_model: Path, alone: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = candidates.with_name("reward")
     write_reward_model(folder, tiny_model)
     for file in tiny_model.glob("tokenizer*"):
         (folder / file.name).write_bytes(file.read_bytes())
     found = judge(candidates, "--reward-model", str(folder), "--device", "cpu")
+    assert "\n\n" not in capsys.readouterr().err, "each batch leaves an empty line where there is no terminal"
     assert {(one.labeller, one.source) for one in found} == {("reward", "model")}
     assert all(len(one.ranking) == 3 for one in found)
 
