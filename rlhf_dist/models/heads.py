@@ -23,7 +23,10 @@ import torch
 from torch import Tensor, nn
 
 CHUNK_ROWS = 512  # rows that are worked on at a time, at most
-KEPT = 1 << 25  # exponentials that are kept for a gradient, at most: 128 MiB of float32, or those of one row
+# Exponentials that are kept for a gradient, at most, but for those of one row, by device type: 128 MiB of float32.
+# Elsewhere 512 MiB: products of fewer rows do not fill an accelerator.
+KEPT = {"cpu": 1 << 25}
+KEPT_ELSEWHERE = 1 << 27
 TILE = {
     "cpu": 2048
 }  # columns of a tile, by device type; elsewhere all: a kernel's launch costs more than a cache saves
@@ -33,9 +36,9 @@ TokenLosses: TypeAlias = Callable[[Tensor, slice], Tensor]
 tokens' losses ``[n]``, each of which depends on its own log-probability only."""
 
 
-def chunk_rows(columns: int) -> int:
-    """Rows of which a gradient is made at a time, for a vocabulary of ``columns``."""
-    return max(1, min(CHUNK_ROWS, KEPT // columns))
+def chunk_rows(device: str, columns: int) -> int:
+    """Rows of which a gradient is made at a time on a device of type ``device``, for a vocabulary of ``columns``."""
+    return max(1, min(CHUNK_ROWS, KEPT.get(device, KEPT_ELSEWHERE) // columns))
 
 
 def tile_columns(device: str, columns: int) -> int:
@@ -44,7 +47,7 @@ def tile_columns(device: str, columns: int) -> int:
 
 
 class _Softmax:
-    """softmax(hidden @ weight.T + bias) / T) of ``[n]`` rows, tile by tile.
+    """softmax((hidden @ weight.T + bias) / T) of n rows, tile by tile.
 
     Args:
         hidden: ``[n, H]``.
@@ -177,7 +180,7 @@ class _TokenLogprobs(torch.autograd.Function):
     def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         hidden, weight, bias, targets = ctx.saved_tensors
         gradients = _Gradients(ctx.needs_input_grad, hidden, weight, bias)
-        for rows in _chunks(targets.numel(), chunk_rows(weight.shape[0])):
+        for rows in _chunks(targets.numel(), chunk_rows(weight.device.type, weight.shape[0])):
             softmax = _Softmax(hidden[rows], weight, bias, targets[rows], ctx.temperature, keep=gradients.room(rows))
             gradients.add(rows, softmax, slopes[rows])
         return gradients.hidden, gradients.of_weight(), gradients.of_bias(), None, None
@@ -200,7 +203,7 @@ class _SummedLosses(torch.autograd.Function):
         gradients = _Gradients(ctx.needs_input_grad, hidden, weight, bias, in_place)
         logprobs = torch.empty(targets.numel(), dtype=torch.float32, device=hidden.device)
         entropy, total = torch.empty_like(logprobs), logprobs.new_zeros(())
-        for rows in _chunks(targets.numel(), chunk_rows(weight.shape[0])):
+        for rows in _chunks(targets.numel(), chunk_rows(weight.device.type, weight.shape[0])):
             softmax = _Softmax(hidden[rows], weight, bias, targets[rows], temperature, gradients.room(rows))
             logprobs[rows], entropy[rows] = softmax.logprobs, softmax.entropy()
             loss, slopes = _slopes(losses, softmax.logprobs, rows)

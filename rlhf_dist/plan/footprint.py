@@ -279,7 +279,7 @@ def _learned_head_bytes(facts: ModelFacts, role: TrainedRoleConfig, limits: Batc
     """Of a micro-batch that is learned from: a tile, the exponentials that are kept until the gradient is made of
     them, and the gradient of the head's weight."""
     tokens = limits.micro_batch_tokens(role, limits.train_sequences)
-    exponentials = min(chunk_rows(facts.outputs), _predicted(limits, tokens)) * facts.outputs
+    exponentials = min(chunk_rows(device.name, facts.outputs), _predicted(limits, tokens)) * facts.outputs
     gradient = facts.outputs * facts.hidden
     return _head_bytes(facts, limits, tokens, device) + (exponentials + gradient) * _FLOAT32
 

@@ -155,6 +155,13 @@ def test_a_token_that_cannot_come_leaves_the_entropy_finite() -> None:
 
 
 def test_a_large_vocabulary_gets_fewer_rows_at_a_time() -> None:
-    assert heads.chunk_rows(1000) == heads.CHUNK_ROWS
-    assert heads.chunk_rows(heads.KEPT // 100) == 100
-    assert heads.chunk_rows(heads.KEPT * 2) == 1
+    kept = heads.KEPT["cpu"]
+    assert heads.chunk_rows("cpu", 1000) == heads.CHUNK_ROWS
+    assert heads.chunk_rows("cpu", kept // 100) == 100
+    assert heads.chunk_rows("cpu", kept * 2) == 1
+
+
+@pytest.mark.parametrize("device", ["cuda", "npu"])
+def test_an_accelerator_gets_whole_chunks_of_todays_vocabularies(device: str) -> None:
+    assert heads.chunk_rows(device, 262_144) == heads.CHUNK_ROWS
+    assert heads.tile_columns(device, 262_144) == 262_144
