@@ -26,7 +26,7 @@ SMALL = {
     "rlhf-dist sft": [*_JOB, "sft.max_steps=60", "sft.batch_size=8", "actor.optim.lr=1e-2", "data.eval_count=8"],
     "rlhf-dist sample": [*_SAMPLE, "--limit 12"],
     "rlhf-dist sample --model sft=runs/demo-sft/model --model": [*_SAMPLE, "--limit 8", "--backend hf"],
-    "rlhf-dist label": ["--labellers ann,bob", "--shared 0.5"],
+    "rlhf-dist label runs/tutorial/candidates.jsonl": ["--labellers ann,bob", "--shared 0.5"],
     "rlhf-dist reward": [*_JOB, "data.eval_count=2", "training.max_steps=10"],
     "rlhf-dist ppo": [
         *_JOB,
