@@ -328,7 +328,7 @@ def _check_placement(config: PPOConfig) -> None:
     if config.weights.transport == "collective" and together and device.resolve(config.run.device).is_accelerator:
         raise UserError("weights.transport=collective: actor and rollout share devices (placement): use auto or host")
     beside = sorted({role for group in groups if ROLLOUT in group for role in group} - {ROLLOUT})
-    if config.rollout.staleness and beside and device.resolve(config.run.device).is_accelerator:
+    if config.rollout.staleness and beside:
         raise UserError(
             f"rollout.staleness={config.rollout.staleness}: the engines share devices with {', '.join(beside)} "
             "(placement), so they cannot sample while the others work: give rollout devices of its own, or use 0"

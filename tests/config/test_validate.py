@@ -285,10 +285,9 @@ def test_a_broken_file_of_a_model_is_named(here: Path) -> None:
 
 
 def test_engines_that_share_devices_cannot_sample_ahead() -> None:
-    said = refusal(PPOConfig, "rollout.staleness=1", "run.device=cuda", "placement=colocated")
+    said = refusal(PPOConfig, "rollout.staleness=1", "placement=colocated")  # on a CPU too: they leave it in turns
     assert said.startswith("rollout.staleness=1: the engines share devices with actor, ")
-    check(PPOConfig, "rollout.staleness=1", "run.device=cuda", "placement=separate")
-    check(PPOConfig, "rollout.staleness=1", "placement=colocated")  # on a CPU all share all cores
+    check(PPOConfig, "rollout.staleness=1", "placement=separate")
 
 
 def test_a_buffer_for_overlong_responses_fits_into_a_response() -> None:
