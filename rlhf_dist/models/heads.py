@@ -27,9 +27,8 @@ CHUNK_ROWS = 512  # rows that are worked on at a time, at most
 # Elsewhere 512 MiB: products of fewer rows do not fill an accelerator.
 KEPT = {"cpu": 1 << 25}
 KEPT_ELSEWHERE = 1 << 27
-TILE = {
-    "cpu": 2048
-}  # columns of a tile, by device type; elsewhere all: a kernel's launch costs more than a cache saves
+# Columns of a tile, by device type; elsewhere all: launching more kernels costs more than a cache saves.
+TILE = {"cpu": 2048}
 
 TokenLosses: TypeAlias = Callable[[Tensor, slice], Tensor]
 """Log-probabilities ``[n]`` (float32, nats) of a slice of a micro-batch's response tokens, and that slice, to these
