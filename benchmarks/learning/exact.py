@@ -32,6 +32,11 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.beside_bare import commit  # noqa: E402
+from benchmarks.throughput import machine  # noqa: E402
+
 LETTERS = "abcdefg"
 EOS = 0  # its id; the letters follow
 LONGEST = 2  # tokens of a response
@@ -194,7 +199,10 @@ def trained(folder: Path, name: str) -> Any:
 
 
 def approach(folder: Path, name: str, task: Task) -> list[float]:
-    """The gain in each step, as its samples show it: their rewards less beta times their log-ratios."""
+    """The gain in each step, as its samples show it: their rewards less beta times the actor's log-ratios.
+
+    Where batches are sampled ahead, the samples are an older policy's, and it may lie above 1.
+    """
     lines = [json.loads(line) for line in (folder / "runs" / name / "metrics.jsonl").read_text().splitlines()]
     start, best = float(task.value(task.reference).mean()), float(task.best.mean())
     values = [line["reward/score_mean"] - BETA * line["kl/sequence_mean"] for line in lines]
@@ -267,7 +275,8 @@ def main(argv: list[str]) -> int:
     ]
     options.out.mkdir(parents=True, exist_ok=True)
     best = float((task.best - task.value(task.reference)).mean())
-    kept = {"beta": BETA, "best_gain": best, "steps": options.steps, "runs": runs}
+    kept = {"machine": machine(), "commit": commit(), "beta": BETA, "best_gain": best}
+    kept |= {"steps": options.steps, "runs": runs}
     (options.out / "exact.json").write_text(json.dumps(kept, indent=1) + "\n")
     (options.out / "exact.md").write_text(table(runs, options.staleness))
     plot(runs, options.out / "exact.png")
