@@ -221,9 +221,18 @@ def train(folder: Path, task: Task, algorithm: str, staleness: int, seed: int, s
     }
 
 
+HEADING = """\
+# The algorithms against an exact optimum
+
+The share of the best possible gain that each algorithm reaches, by `benchmarks/learning/exact.py`, whose docstring
+describes the task.
+
+"""
+
+
 def table(runs: list[dict[str, Any]], stalenesses: list[int]) -> str:
     """The gains as Markdown: a row an algorithm, a column a staleness, the mean and the least of its seeds."""
-    lines = [f"| | {' | '.join(f'staleness {n}' for n in stalenesses)} |", "|---|" + "---|" * len(stalenesses)]
+    lines = [f"| by | {' | '.join(f'staleness {n}' for n in stalenesses)} |", "|---|" + "---|" * len(stalenesses)]
     for algorithm in dict.fromkeys(run["algorithm"] for run in runs):
         cells = []
         for staleness in stalenesses:
@@ -278,7 +287,7 @@ def main(argv: list[str]) -> int:
     kept = {"machine": machine(), "commit": commit(), "beta": BETA, "best_gain": best}
     kept |= {"steps": options.steps, "runs": runs}
     (options.out / "exact.json").write_text(json.dumps(kept, indent=1) + "\n")
-    (options.out / "exact.md").write_text(table(runs, options.staleness))
+    (options.out / "exact.md").write_text(HEADING + table(runs, options.staleness))
     plot(runs, options.out / "exact.png")
     print(table(runs, options.staleness))
     return 0
