@@ -23,6 +23,7 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parent.parent
 BARE = ROOT / "benchmarks" / "bare"
 WORK = ROOT / "build" / "bare"  # the model, the tokenizer and the prompts
+PROMPTS = "prompts.jsonl"  # the same prompts as the bare loop's, as rlhf_dist reads them
 
 # A phase of rlhf_dist's step, and the parts of the bare loop that do the same.
 PHASES = {
@@ -45,7 +46,7 @@ def recipe(work: Path) -> list[str]:
     return [
         *(f"{role}.model.path={model}" for role in roles),
         *(f"{role}.micro_batch_sequences=8" for role in roles),
-        f"data.path={work / 'prompts_16_24.jsonl'}",
+        f"data.path={work / PROMPTS}",
         "data.eval_count=8",
         "rollout.max_prompt_tokens=32",
         "rollout.max_response_tokens=64",
@@ -55,6 +56,12 @@ def recipe(work: Path) -> list[str]:
         "critic.optim.lr=9e-6",
         "run.tensorboard=false",
     ]
+
+
+def write_prompts(work: Path) -> None:
+    """Writes the bare loop's prompts with the name that rlhf_dist's data have for their field."""
+    rows = [json.loads(line)["input"] for line in (work / "prompts_16_24.jsonl").read_text().splitlines()]
+    (work / PROMPTS).write_text("".join(json.dumps({"prompt": text}) + "\n" for text in rows))
 
 
 def environment(work: Path, threads: int) -> dict[str, str]:
@@ -169,6 +176,7 @@ def beside_bare(rounds: int, steps: int, job: list[str], threads: int, console: 
         the figures, to be kept as JSON.
     """
     _output([sys.executable, "workload.py"], BARE, environment(WORK, threads))
+    write_prompts(WORK)
     pairs = compare(lambda: run_bare(steps, WORK, threads), lambda: run_ours(steps, WORK, job), rounds)
     summary = summarize(pairs)
     show(summary, rounds, console)

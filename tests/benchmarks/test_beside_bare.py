@@ -7,9 +7,11 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks.beside_bare import BARE, PHASES, ROOT, bare_seconds, compare, recipe, summarize
+from benchmarks.beside_bare import BARE, PHASES, PROMPTS, ROOT, bare_seconds, compare, recipe, summarize, write_prompts
 from rlhf_dist.config.load import load_config
 from rlhf_dist.config.schema import PPOConfig
+from rlhf_dist.data.chat import read_prompt
+from rlhf_dist.data.records import read_records
 
 STEP = {name: 1.0 for parts in PHASES.values() for name in parts}
 
@@ -48,3 +50,10 @@ def test_the_work_is_configured_by_keys_that_there_are(tmp_path: Path) -> None:
     assert {role.micro_batch_sequences for role in (config.actor, config.critic, config.reference, config.reward)} == {
         8
     }
+
+
+def test_the_bare_loops_prompts_are_data_that_rlhf_dist_reads(tmp_path: Path) -> None:
+    (tmp_path / "prompts_16_24.jsonl").write_text('{"input": "the river"}\n{"input": "a hill"}\n')
+    write_prompts(tmp_path)
+    records = read_records(str(tmp_path / PROMPTS), "train")
+    assert [read_prompt(record).plain for record in records] == ["the river", "a hill"]
