@@ -83,7 +83,7 @@ class Policy:
         for rows in torch.arange(len(sequences)).split(8):
             part = sequences.select(rows)
             laid = lay_out(part.tokens, part.lengths, "right", self.place)
-            parts.append(self.model(laid, part.tokens, part.response_lengths, 1.0)[0].cpu())
+            parts.append(self.model(laid, part.tokens, part.response_lengths, 1.0).cpu())
         return torch.cat(parts)
 
     @torch.no_grad()

@@ -104,7 +104,8 @@ def forward_backward(settings: Settings, folder: Path, batch: object) -> Callabl
         for rows in micro_batches(lengths, 4 * int(lengths[0])):
             part = model_batch.select(rows)  # type: ignore[attr-defined]
             laid = lay_out(part.tokens, part.lengths, "right", place)
-            loss = -model(laid, part.tokens, part.response_lengths, 1.0)[0].mean()
+            count = int(part.response_lengths.sum())
+            loss, _, _ = model(laid, part.tokens, part.response_lengths, 1.0, lambda of, _, n=count: -of / n)
             loss.backward()
             total += float(loss)
         return total * 4 / len(lengths)
