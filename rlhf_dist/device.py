@@ -291,6 +291,14 @@ CPU = Device(
 
 DEVICES = {device.name: device for device in (CUDA, NPU, CPU)}
 
+# Of the language-model head (`rlhf_dist.models.heads`), by torch's device type.
+#: Exponentials that are kept for a gradient, at most, but for those of one row: 128 MiB of float32. Elsewhere 512 MiB:
+#: products of fewer rows do not fill an accelerator.
+HEAD_KEPT = {CPU.name: 1 << 25}
+HEAD_KEPT_ELSEWHERE = 1 << 27
+#: Columns of a tile; elsewhere all: launching more kernels costs more than a cache saves.
+HEAD_TILE = {CPU.name: 2048}
+
 
 @contextmanager
 def _variable(name: str | None, value: str) -> Iterator[None]:

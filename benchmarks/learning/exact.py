@@ -48,7 +48,7 @@ GROUP = 16  # samples of a prompt in a batch, which those that compare them have
 #: The settings of each algorithm; its objective is the one above, without a bias.
 ALGORITHMS: dict[str, list[str]] = {
     "PPO": ["ppo.lam=1.0"],
-    "GRPO": ["ppo.advantage=dr_grpo"],
+    "Dr. GRPO": ["ppo.advantage=dr_grpo"],
     "RLOO": ["ppo.advantage=rloo"],
     "REINFORCE++": ["ppo.advantage=reinforce++"],
 }
@@ -211,7 +211,7 @@ def approach(folder: Path, name: str, task: Task) -> list[float]:
 
 def train(folder: Path, task: Task, algorithm: str, staleness: int, seed: int, steps: int) -> dict[str, Any]:
     """One run, unless it is done. Its gain, exactly, and its approach."""
-    name = f"{algorithm.lower().replace('+', 'p')}-{staleness}-{seed}-{steps}"
+    name = f"{algorithm.lower().replace('+', 'p').replace('. ', '_')}-{staleness}-{seed}-{steps}"
     if not (folder / "runs" / name / "summary.json").exists():
         settings = [*ALGORITHMS[algorithm], f"rollout.staleness={staleness}"]
         subprocess.run(command(name, settings, seed, steps), cwd=folder, check=True)

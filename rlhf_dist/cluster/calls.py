@@ -135,5 +135,9 @@ def wait_for_calls(started: Sequence[StartedCall[Any]], timeout_s: float) -> dic
     return wait_for_all(names, what, timeout_s, logs, answered)
 
 
+def nothing(_: list[None]) -> None:
+    """Combines the answers of workers that have nothing to say."""
+
+
 def _first(answers: list[R]) -> R:
     return answers[0]

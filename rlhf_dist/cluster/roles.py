@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rlhf_dist.algo.losses import PolicyObjective
-from rlhf_dist.cluster.calls import Call, call_all, call_each, same_args
+from rlhf_dist.cluster.calls import Call, call_all, call_each, nothing, same_args
 from rlhf_dist.cluster.group import WorkerGroup, reassemble
 from rlhf_dist.engine.policy import ActorEngine, ReferenceEngine
 from rlhf_dist.engine.role_engine import TrainedRoleEngine
@@ -181,7 +181,7 @@ class Rollout(Role):
 
     def add(self, parts: Sequence[Prompts], options: SamplingOptions) -> Call[None]:
         """Asks each engine for one response to each prompt of its part; see :meth:`deal`."""
-        return call_each(self.group, RolloutEngine.add, [(part, options) for part in parts], _nothing)
+        return call_each(self.group, RolloutEngine.add, [(part, options) for part in parts], nothing)
 
     def _shards(self, prompts: Prompts) -> list[Tensor]:
         ids = prompts.ids % TURN_IDS
@@ -193,7 +193,3 @@ class Rollout(Role):
             del self._engine_of[sample]
         self._engine_of |= {sample: rank for rank, rows in enumerate(shards) for sample in ids[rows].tolist()}
         return shards
-
-
-def _nothing(_: list[None]) -> None:
-    return None

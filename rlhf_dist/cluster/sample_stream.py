@@ -136,10 +136,10 @@ class SampleStream:
         workers = self._group.worker_names
         names = self._adding | {ref: workers[rank] for ref, rank in self._polling.items()}
         late = min(min(engine.open.values()) for engine in self._engines if engine.open) + self._timeout_s
-        if late <= time.monotonic():
-            raise self._too_late()
         answer = wait_for_first(names, _SAMPLING, min(late, until) - time.monotonic(), self._group.log_of())
         if answer is None:
+            if time.monotonic() >= late:
+                raise self._too_late()
             return None
         ref, finished = answer
         if ref in self._adding:

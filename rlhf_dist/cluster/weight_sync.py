@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlhf_dist.cluster.calls import call_all, call_each, run_calls
+from rlhf_dist.cluster.calls import call_all, call_each, nothing, run_calls
 from rlhf_dist.cluster.placement import Placement
 from rlhf_dist.cluster.roles import Actor, Rollout
 from rlhf_dist.cluster.scheduler import Scheduler
@@ -50,7 +50,7 @@ class WeightSync:
         assert answer is not None, "the first worker is the one that listens"
         endpoint, self._parameters = answer
         ranks = [len(senders) + rank * tensor_parallel for rank in range(self._rollout.size)]
-        joining = call_each(self._rollout, RolloutEngine.join, [(endpoint, rank) for rank in ranks], _nothing)
+        joining = call_each(self._rollout, RolloutEngine.join, [(endpoint, rank) for rank in ranks], nothing)
         connecting = call_all(self._actor, ActorEngine.connect_weights, endpoint)
         run_calls([joining, connecting], self._timeout_s)
         self._residents.on_return(self._rollout, lambda: self.push(self._version))
@@ -85,7 +85,3 @@ def _processes(engines: list[str], tensor_parallel: int) -> list[str]:
     if tensor_parallel == 1:
         return list(engines)
     return [f"{engine}.{part}" for engine in engines for part in range(tensor_parallel)]
-
-
-def _nothing(_: list[None]) -> None:
-    return None

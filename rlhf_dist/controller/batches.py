@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -29,6 +30,14 @@ def weights_of(batch: int, staleness: int) -> int:
     if staleness == 0:
         return batch - 1
     return max(staleness * ((batch - 1) // staleness) - 1, 0)
+
+
+@dataclass
+class _Span:
+    """When a window began to be sampled, and when it was done (`time.monotonic()`)."""
+
+    began: float
+    end: float = math.inf
 
 
 class SampledBatches:
@@ -55,7 +64,7 @@ class SampledBatches:
         self._prompts, self._sample = prompts, sample
         self._staleness, self._total = staleness, total
         self._ahead: dict[int, Future[Sequences]] = {}
-        self._busy: list[list[float]] = []  # when a window began, and when it was done if it is (`time.monotonic()`)
+        self._busy: list[_Span] = []  # of the latest windows
 
     def take(self, number: int) -> Sequences:
         """Batch ``number``, waited for if it is being sampled. What the sampling raised is raised here."""
@@ -87,14 +96,13 @@ class SampledBatches:
             return
         made = {number: Future[Sequences]() for number in wanted}
         self._ahead |= made
-        self._busy = [*self._busy[-1:], [time.monotonic()]]
+        self._busy = [*self._busy[-1:], _Span(time.monotonic())]
         threading.Thread(target=self._work, args=(made, self._busy[-1]), name="sampling", daemon=True).start()
 
     def busy_since(self, start: float) -> float:
         """Seconds since ``start`` (`time.monotonic()`) in which something was sampled ahead."""
         now = time.monotonic()
-        spans = [(began, *end) for began, *end in self._busy]
-        return sum(max(min(end[0] if end else now, now) - max(began, start), 0.0) for began, *end in spans)
+        return sum(max(min(span.end, now) - max(span.began, start), 0.0) for span in self._busy)
 
     def save(self, folder: Path) -> None:
         """Writes the batches that are sampled, or being sampled, into a checkpoint's ``folder``."""
@@ -119,7 +127,7 @@ class SampledBatches:
             self._ahead[batch] = Future()
             self._ahead[batch].set_result(Sequences(**parts))
 
-    def _work(self, made: dict[int, Future[Sequences]], busy: list[float]) -> None:
+    def _work(self, made: dict[int, Future[Sequences]], busy: _Span) -> None:
         try:
             sampled = self._sample([self._prompts(number) for number in made])
             for future, batch in zip(made.values(), sampled, strict=True):
@@ -129,4 +137,4 @@ class SampledBatches:
                 if not future.done():
                     future.set_exception(error)
         finally:
-            busy.append(time.monotonic())
+            busy.end = time.monotonic()

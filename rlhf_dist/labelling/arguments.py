@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from rlhf_dist.config.commands import Commands
@@ -34,6 +35,11 @@ def add_label(commands: Commands) -> None:
     label.add_argument(
         "--questions", type=Path, metavar="FILE", help="YAML file of what rate asks (default: InstructGPT's)"
     )
+    _add_dealing(label)
+    _add_place(label)
+
+
+def _add_dealing(label: argparse.ArgumentParser) -> None:
     dealing = label.add_argument_group("who judges what")
     dealing.add_argument(
         "--shared",
@@ -60,6 +66,9 @@ def add_label(commands: Commands) -> None:
     dealing.add_argument(
         "--seed", type=int, default=0, metavar="N", help="seed for the choice and order of what is shown (default 0)"
     )
+
+
+def _add_place(label: argparse.ArgumentParser) -> None:
     place = label.add_argument_group("where the page is")
     place.add_argument(
         "--host",

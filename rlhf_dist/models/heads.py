@@ -22,13 +22,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from rlhf_dist.device import HEAD_KEPT, HEAD_KEPT_ELSEWHERE, HEAD_TILE
+
 CHUNK_ROWS = 512  # rows that are worked on at a time, at most
-# Exponentials that are kept for a gradient, at most, but for those of one row, by device type: 128 MiB of float32.
-# Elsewhere 512 MiB: products of fewer rows do not fill an accelerator.
-KEPT = {"cpu": 1 << 25}
-KEPT_ELSEWHERE = 1 << 27
-# Columns of a tile, by device type; elsewhere all: launching more kernels costs more than a cache saves.
-TILE = {"cpu": 2048}
 
 TokenLosses: TypeAlias = Callable[[Tensor, slice], Tensor]
 """Log-probabilities ``[n]`` (float32, nats) of a slice of a micro-batch's response tokens, and that slice, to these
@@ -37,12 +33,12 @@ tokens' losses ``[n]``, each of which depends on its own log-probability only.""
 
 def chunk_rows(device: str, columns: int) -> int:
     """Rows of which a gradient is made at a time on a device of type ``device``, for a vocabulary of ``columns``."""
-    return max(1, min(CHUNK_ROWS, KEPT.get(device, KEPT_ELSEWHERE) // columns))
+    return max(1, min(CHUNK_ROWS, HEAD_KEPT.get(device, HEAD_KEPT_ELSEWHERE) // columns))
 
 
 def tile_columns(device: str, columns: int) -> int:
     """Columns of a tile on a device of type ``device``, of a vocabulary of ``columns``."""
-    return min(TILE.get(device, columns), columns)
+    return min(HEAD_TILE.get(device, columns), columns)
 
 
 class _Softmax:

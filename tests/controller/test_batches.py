@@ -89,21 +89,21 @@ def test_a_run_that_goes_on_from_a_checkpoint_samples_as_the_undisturbed_one(
 
 
 def test_engines_work_while_the_learner_does() -> None:
-    """Four batches of 0.2 s and as many steps of 0.2 s: by turns 1.6 s, at the same time about 1.0 s."""
+    """Four batches of 0.2 s and as many steps of 0.2 s: three steps' time is shared, as none is sampled in the last."""
     engines = Engines(seconds=0.2)
     batches = SampledBatches(prompts, engines.sample, 1, 4)
-    started, overlap = time.monotonic(), 0.0
+    overlap, learned = 0.0, 0.0
     batches.go_on(0)
     for step in range(1, 5):
         batches.take(step)
         began = time.monotonic()
         time.sleep(0.2)
         overlap += batches.busy_since(began)
+        learned += time.monotonic() - began
         if batches.are_due(step):
             batches.finish()
             batches.go_on(step)
-    assert time.monotonic() - started < 1.4
-    assert 0.3 < overlap < 0.7  # all of three steps' time, as nothing is sampled in the last
+    assert 0.3 < overlap <= learned - 0.1
 
 
 def test_without_staleness_nothing_is_sampled_ahead_or_saved(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from rlhf_dist.models import heads
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks and tiles that a small head has several of."""
     monkeypatch.setattr(heads, "CHUNK_ROWS", 5)
-    monkeypatch.setitem(heads.TILE, "cpu", 7)
+    monkeypatch.setitem(heads.HEAD_TILE, "cpu", 7)
 
 
 def head_of(columns: int, bias: bool = False, hidden: int = 16) -> heads.LMHead:
@@ -76,7 +76,7 @@ def test_any_shape_of_chunks_and_tiles_gives_what_a_loop_over_tokens_does(
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(heads, "CHUNK_ROWS", 5)
-        patch.setitem(heads.TILE, "cpu", 7)
+        patch.setitem(heads.HEAD_TILE, "cpu", 7)
         head = head_of(columns, bias)
         torch.manual_seed(seed)
         hidden, targets = 5 * torch.randn(rows, 16), torch.randint(0, columns, (rows,))
@@ -155,7 +155,7 @@ def test_a_token_that_cannot_come_leaves_the_entropy_finite() -> None:
 
 
 def test_a_large_vocabulary_gets_fewer_rows_at_a_time() -> None:
-    kept = heads.KEPT["cpu"]
+    kept = heads.HEAD_KEPT["cpu"]
     assert heads.chunk_rows("cpu", 1000) == heads.CHUNK_ROWS
     assert heads.chunk_rows("cpu", kept // 100) == 100
     assert heads.chunk_rows("cpu", kept * 2) == 1
